@@ -1,0 +1,141 @@
+"""Moving MNIST: endless clips of real handwritten digits that drift over a black canvas and bounce off its walls.
+
+Two rules for the motion, both as published:
+- `official`   (Srivastava et al. 2015): a straight line at constant speed, mirrored at the walls. The future is known.
+- `stochastic` (SVG, Denton & Fergus 2018): at a wall the digit leaves with a new random velocity.
+
+Everything is vectorised over the batch. The few random numbers a clip needs come from the generator that is handed
+in; the pixels are drawn on the training device. The caption of a clip names its digits: "3 7".
+"""
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+RULES = ("official", "stochastic")
+IDX_FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+             "heldout": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}
+
+
+def load_digits(split, mnist=None):
+    """Images (n,28,28) and labels (n,), uint8, of one split: "train" or "heldout"; the two share no digit.
+
+    `mnist`: a folder with the four idx files of the full MNIST (.gz or not) instead of the 5,000 digits shipped here.
+    Raises ValueError naming the file if one is missing or not what it should be.
+    """
+    if mnist is None:
+        with np.load(Path(__file__).with_name("digits.npz")) as shipped:
+            return shipped[f"{split}_images"], shipped[f"{split}_labels"]
+    images, labels = (_read_idx(Path(mnist), name) for name in IDX_FILES[split])
+    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
+        raise ValueError(f"{mnist}: {images.shape} images and {labels.shape} labels, expected (n, 28, 28) and (n,)")
+    return images, labels
+
+
+def _read_idx(folder, name):
+    """An idx file: magic number (type 8 = uint8, number of axes), the axes' lengths, the bytes."""
+    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    if path is None:
+        raise ValueError(f"{folder / name}: no such file (nor .gz); --mnist wants the folder of the four MNIST idx files")
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        axes = raw[3] if raw[:3] == b"\0\0\x08" else 0
+        shape = np.frombuffer(raw, ">i4", axes, 4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape if axes else (-1, 0))
+    except (ValueError, EOFError, OSError, IndexError) as error:
+        raise ValueError(f"{path}: not a complete idx file ({error}); fetch it again") from None
+
+
+def official_path(position, direction, frames):
+    """The official rule in units of the free range: each frame steps first, then bounces, then is drawn.
+
+    position (..., 2) in [0,1], direction (...) in radians, both float64 -> positions (frames, ..., 2) in [0,1].
+    """
+    velocity = 0.1 * torch.stack([torch.sin(direction), torch.cos(direction)], dim=-1)  # (..., 2): y, x
+    path = []
+    for _ in range(frames):
+        position = position + velocity
+        hit = (position <= 0) | (position >= 1)
+        position, velocity = position.clamp(0, 1), torch.where(hit, -velocity, velocity)
+        path.append(position)
+    return torch.stack(path)
+
+
+def stochastic_path(position, velocity, redraw, free):
+    """The stochastic rule in pixels: each frame checks the walls (y first, then x), is drawn, then steps.
+
+    position, velocity (..., 2) integers; free (2,): the free range, canvas minus digit, per axis;
+    redraw (frames, 2, ..., 2): for each frame and wall axis, the speed away from the wall (1..4) and the other
+    component (-4..4), used only where that wall is hit. -> positions (frames, ..., 2).
+    """
+    path = []
+    for draw in redraw:
+        for axis in (0, 1):
+            low, high = position[..., axis] < 0, position[..., axis] >= free[axis]
+            position[..., axis] = position[..., axis].clamp(0, max(free[axis] - 1, 0))
+            away = torch.where(low, draw[axis, ..., 0], -draw[axis, ..., 0])
+            velocity[..., axis] = torch.where(low | high, away, velocity[..., axis])
+            velocity[..., 1 - axis] = torch.where(low | high, draw[axis, ..., 1], velocity[..., 1 - axis])
+        path.append(position.clone())
+        position += velocity
+    return torch.stack(path)
+
+
+class MovingMNIST:
+    """Clips of `n_digits` moving digits. `words` is the vocabulary; caption ids are word numbers from 1, 0 is no word.
+
+    canvas (H,W) and digit_size in pixels; rule "official" or "stochastic"; images (n,28,28) uint8, labels (n,).
+    """
+    words = [str(digit) for digit in range(10)]
+
+    def __init__(self, images, labels, canvas=(64, 64), digit_size=28, n_digits=2, frames=20, rule="official",
+                 device="cpu"):
+        if rule not in RULES:
+            raise ValueError(f"motion rule {rule!r}: expected one of {', '.join(RULES)}")
+        if not 1 <= digit_size <= min(canvas):
+            raise ValueError(f"digit size {digit_size}: expected 1 to {min(canvas)}, the canvas is {canvas[0]}x{canvas[1]}")
+        images = torch.as_tensor(np.array(images)).float()[:, None] / 255
+        if digit_size != 28:
+            images = torch.nn.functional.interpolate(images, size=digit_size, mode="bilinear", antialias=True)
+        self.images, self.labels = images[:, 0].to(device), torch.as_tensor(np.array(labels)).long()
+        self.canvas, self.size, self.n_digits, self.frames, self.rule = canvas, digit_size, n_digits, frames, rule
+        self.device = device
+
+    def clips(self, n, generator=None):
+        """n clips: video (n,1,T,H,W) in [-1,1] on the device, caption (n, n_digits) of word ids on the device.
+
+        The random numbers are drawn on the CPU from `generator`, so a seed means the same clips on every device.
+        """
+        which = torch.randint(len(self.labels), (n, self.n_digits), generator=generator)
+        video = self.draw(self.images[which.to(self.device)], self.paths(n, generator).to(self.device))
+        return video * 2 - 1, (self.labels[which] + 1).to(self.device)
+
+    def paths(self, n, generator=None):
+        """Top left corners (n, T, n_digits, 2) in whole pixels, y then x."""
+        free = torch.tensor(self.canvas) - self.size
+        who = (n, self.n_digits)
+        if self.rule == "official":
+            position = torch.rand(*who, 2, generator=generator, dtype=torch.float64)
+            direction = torch.rand(who, generator=generator, dtype=torch.float64) * 2 * math.pi
+            path = (official_path(position, direction, self.frames) * free).long()  # truncated, as the original does
+        else:
+            start = torch.stack([torch.randint(max(int(f), 1), who, generator=generator) for f in free], dim=-1)
+            velocity = torch.randint(-4, 5, (*who, 2), generator=generator)
+            away = torch.randint(1, 5, (self.frames, 2, *who), generator=generator)
+            other = torch.randint(-4, 5, (self.frames, 2, *who), generator=generator)
+            path = stochastic_path(start, velocity, torch.stack([away, other], dim=-1), free.tolist())
+        return path.movedim(0, 1)
+
+    def draw(self, digits, path):
+        """digits (B,D,s,s) in [0,1], path (B,T,D,2) -> video (B,1,T,H,W) in [0,1].
+
+        A shift is a product with a 0/1 matrix on either side: canvas = rows @ digit @ columns. Exact, and fast.
+        """
+        inside = torch.arange(self.size, device=digits.device)
+        place = [(torch.arange(length, device=digits.device)[:, None] - path[..., axis, None, None] == inside).float()
+                 for axis, length in enumerate(self.canvas)]  # (B,T,D,H,s), (B,T,D,W,s)
+        layers = place[0] @ digits[:, None] @ place[1].transpose(-1, -2)  # (B,T,D,H,W)
+        video = layers.amax(dim=2) if self.rule == "official" else layers.sum(dim=2).clamp(max=1)
+        return video[:, None]

@@ -1,0 +1,662 @@
+"""sora.py: a small Sora, complete and in one file. A diffusion transformer over spacetime patches of compressed video.
+
+    video (B,3|1,T,H,W) in [-1,1]
+      └─ VideoVAE.encode ─► latent (B,C,F,h,w)       F = T/4, h = H/8, w = W/8     the video compression network
+           └─ patchify ─► tokens (B,N,C·p·p) with coordinates (f,y,x)              spacetime patches
+                └─ DiT: a set of tokens in, the same set out; each knows where it stands and how noisy it is
+           ◄─ unpatchify
+      ◄─ VideoVAE.decode
+    DDPM or SiT say how noise is added and taken away; `generate` fills unknown latent frames; `extend` goes on for ever.
+
+One letter an axis, everywhere:
+    B batch    C channels    T video frames    F latent frames    H,W pixels    h,w latent pixels    p patch size
+    N tokens   D width       R rows (a row is one latent frame of one clip: what shares a noise level and a caption)
+    t noise level: in [0,1] for the network, 0 is clean; in the process's own units inside DDPM and SiT.
+
+Papers: DDPM (Ho et al. 2020), DDIM (Song et al. 2020), v-prediction (Salimans & Ho 2022), improved DDPM (Nichol &
+Dhariwal 2021), classifier-free guidance (Ho & Salimans 2022), latent diffusion (Rombach et al. 2022), DiT (Peebles &
+Xie 2023), NaViT (Dehghani et al. 2023), RoPE (Su et al. 2021), SiT (Ma et al. 2024), diffusion forcing (Chen et al.
+2024), GameNGen (Valevski et al. 2024), Sora (Brooks et al. 2024).
+
+In a hurry? Read sections 4 (the transformer), 5 (diffusion) and 7 (`generate`).
+"""
+import ctypes
+import math
+import os
+import sys
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as nnf  # F is the number of latent frames
+
+TIME, SPACE = 4, 8  # the VAE makes one latent frame of TIME video frames, one latent pixel of SPACE x SPACE pixels
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. One line that names it, what was expected and what to do."""
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 1. Config. Every number of a run, in one flat place; train.py makes its command line from it.
+# ------------------------------------------------------------------------------------------------------------------
+
+def _opt(default, help):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Config:
+    """The defaults are the preset `tiny`. Sizes in pixels and video frames; learning rates are peak values."""
+    # clips
+    height: int = _opt(32, "canvas height in pixels, a multiple of 8 x patch")
+    width: int = _opt(32, "canvas width in pixels, a multiple of 8 x patch")
+    frames: int = _opt(16, "video frames in a training clip, a multiple of 4")
+    channels: int = _opt(1, "1 grey, 3 RGB")
+    rule: str = _opt("official", "motion of the digits: official (straight lines, mirrored) or stochastic")
+    digits: int = _opt(1, "digits in a clip")
+    digit_size: int = _opt(20, "edge of a digit in pixels")
+    # video VAE
+    latent_channels: int = _opt(16, "channels of a latent pixel; 256 x channels / this = compression")
+    vae_width: int = _opt(64, "channels at 1/4 resolution, twice as many at 1/8")
+    vae_depth: int = _opt(1, "residual blocks a resolution")
+    vae_kl: float = _opt(1e-4, "weight of the KL term against the squared error")
+    vae_steps: int = _opt(2000, "training steps of the VAE")
+    vae_batch: int = _opt(16, "clips in a step of the VAE")
+    vae_muon: float = _opt(1e-2, "learning rate of the VAE's inner convolutions (Muon)")
+    vae_lr: float = _opt(2e-3, "learning rate of the rest of the VAE (AdamW)")
+    # diffusion transformer
+    patch: int = _opt(1, "edge of a spacetime patch in latent pixels")
+    dim: int = _opt(192, "width of the transformer")
+    depth: int = _opt(6, "blocks")
+    heads: int = _opt(6, "attention heads; dim / heads is even and at least 12")
+    steps: int = _opt(2400, "training steps of the transformer")
+    batch: int = _opt(32, "clips in a step of the transformer")
+    muon: float = _opt(1e-2, "learning rate of the matrices inside the blocks (Muon)")
+    lr: float = _opt(2e-3, "learning rate of everything else (AdamW)")
+    ema: float = _opt(0.995, "decay a step of the averaged weights that sampling uses")
+    caption_drop: float = _opt(0.1, "share of clips trained without their caption, for guidance")
+    # diffusion
+    process: str = _opt("ddpm", "ddpm or sit")
+    prediction: str = _opt("v", "what the network predicts under ddpm: v, eps or x0 (sit: always its velocity)")
+    noise_steps: int = _opt(1000, "N, the last DDPM level")
+    guidance: float = _opt(4.0, "classifier-free guidance scale when sampling, 1 is none")
+    sample_steps: int = _opt(50, "denoising steps when sampling")
+    seed: int = _opt(0, "of everything random")
+
+
+PRESETS = {
+    "tiny": Config(),
+    "small": Config(height=64, width=64, frames=20, digits=2, digit_size=28, vae_width=96, vae_steps=6000, vae_batch=8,
+                    patch=2, dim=256, depth=6, heads=8, steps=60000),
+    "base": Config(height=128, width=128, frames=32, channels=3, digits=2, digit_size=28, vae_width=192, vae_depth=2,
+                   vae_steps=50000, patch=2, dim=768, depth=12, heads=12, steps=200000, batch=64),
+}
+
+
+def check(config):
+    """Raises InputError at the first value that cannot work, naming the numbers."""
+    grid = SPACE * config.patch
+    for name, step, why in (("height", grid, f"{SPACE} for the VAE x {config.patch} for the patch"),
+                            ("width", grid, f"{SPACE} for the VAE x {config.patch} for the patch"),
+                            ("frames", TIME, "frames in a latent frame"), ("dim", 2 * config.heads, "2 x heads")):
+        if getattr(config, name) % step or getattr(config, name) <= 0:
+            raise InputError(f"{name} {getattr(config, name)} is not a positive multiple of {step} ({why})")
+    for name, known in (("process", ("ddpm", "sit")), ("prediction", ("v", "eps", "x0")), ("channels", (1, 3)),
+                        ("rule", ("official", "stochastic"))):
+        if getattr(config, name) not in known:
+            raise InputError(f"{name} {getattr(config, name)!r}: expected one of {', '.join(map(str, known))}")
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, (int, float)) and (value < 0 or value == 0 and item.type is int and item.name != "seed"):
+            raise InputError(f"{item.name} {value}: expected more than 0")
+    return config
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 2. The video compression network: a convolutional VAE, 4 x 8 x 8 pixels to one latent pixel.
+#
+# The encoder is local in time: a latent frame depends on its own 4 video frames and on no others, so a latent means
+# the same wherever it stands. The decoder is causal in time (each layer sees this latent frame and the one before), so
+# it can stream: frame by frame with a cache gives what decoding everything at once gives.
+# Tests: encoder_is_local_in_time, streaming_decode_equals_offline_decode.
+# ------------------------------------------------------------------------------------------------------------------
+
+class Conv3d(nn.Module):
+    """A 3D convolution that pads space evenly and time on the left only: with zeros, or with what `cache` remembers.
+
+    The kernel is kept as a matrix, (outputs, taps x inputs): so Muon can treat it as one, and the layout is channels
+    last. `cache`: a dict, empty before the first frames of a clip; each layer keeps its last inputs there.
+    """
+
+    def __init__(self, c_in, c_out, kernel, stride=(1, 1, 1)):
+        super().__init__()
+        self.shape, self.stride = (c_out, *kernel, c_in), stride
+        self.left = kernel[0] - stride[0]                                       # frames seen before the present ones
+        self.padding = (0, (kernel[1] - stride[1] + 1) // 2, (kernel[2] - stride[2] + 1) // 2)
+        bound = math.prod(self.shape[1:]) ** -0.5                               # variance 1 / 3 fan-in, torch's default
+        self.kernel = nn.Parameter(torch.empty(c_out, math.prod(self.shape[1:])).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(c_out))
+
+    def forward(self, x, cache=None):  # (B,C,F,h,w) -> (B,C',F',h',w')
+        if self.left:
+            past = (cache or {}).get(self)
+            x = torch.cat([x.new_zeros(*x.shape[:2], self.left, *x.shape[3:]) if past is None else past, x], dim=2)
+            if cache is not None:
+                cache[self] = x[:, :, -self.left:]
+        kernel = self.kernel.view(self.shape).permute(0, 4, 1, 2, 3)            # (C',C,time,height,width)
+        return nnf.conv3d(x, kernel, self.bias, self.stride, self.padding)
+
+
+def channel_norm(x):
+    """LayerNorm over the channels of each voxel: statistics over space would do, over time would break streaming."""
+    return nnf.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)
+
+
+class ResBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))); the first convolution looks `time` latent frames back."""
+
+    def __init__(self, width, time=1):
+        super().__init__()
+        self.conv1, self.conv2 = Conv3d(width, width, (time, 3, 3)), Conv3d(width, width, (1, 3, 3))
+
+    def forward(self, x, cache=None):
+        return x + self.conv2(nnf.silu(channel_norm(self.conv1(nnf.silu(channel_norm(x)), cache))))
+
+
+class VideoVAE(nn.Module):
+    """Video (B,channels,T,H,W) in [-1,1] <-> latent (B,C,T/4,H/8,W/8) with mean 0 and deviation 1 per channel.
+
+    The latent's statistics are measured after training (`measure`) and travel with the weights.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        width, deep, c = config.vae_width, 2 * config.vae_width, config.channels
+        blocks = lambda width, time: [ResBlock(width, time) for _ in range(config.vae_depth)]
+        self.encoder = nn.ModuleList([
+            Conv3d(c, width, (TIME, 8, 8), stride=(TIME, 4, 4)),                            # (B,width,F,H/4,W/4)
+            *blocks(width, time=1),
+            Conv3d(width, deep, (1, 2, 2), stride=(1, 2, 2)),                               # (B,deep,F,h,w)
+            *blocks(deep, time=1)])
+        self.to_moments = Conv3d(deep, 2 * config.latent_channels, (1, 1, 1))
+        self.from_latent = Conv3d(config.latent_channels, deep, (2, 3, 3))
+        self.decoder = nn.ModuleList([
+            *blocks(deep, time=2),
+            nn.ConvTranspose3d(deep, width, (1, 2, 2), stride=(1, 2, 2)),                   # (B,width,F,H/4,W/4)
+            *blocks(width, time=2)])
+        self.to_pixels = Conv3d(width, c * TIME * 4 * 4, (1, 3, 3))  # each position paints 4 frames of 4 x 4 pixels
+        self.register_buffer("mean", torch.zeros(config.latent_channels, 1, 1, 1))
+        self.register_buffer("std", torch.ones(config.latent_channels, 1, 1, 1))
+
+    def moments(self, video):
+        """Mean and log variance (B,C,F,h,w) of the posterior q(latent | video), before normalisation."""
+        B, c, T, H, W = video.shape
+        if T % TIME or H % SPACE or W % SPACE:
+            raise InputError(f"video of {T} frames of {H}x{W}: expected multiples of {TIME} frames and of {SPACE} pixels")
+        x = video.contiguous(memory_format=torch.channels_last_3d)
+        for layer in self.encoder:
+            x = layer(x)
+        mean, log_var = self.to_moments(nnf.silu(channel_norm(x))).float().chunk(2, dim=1)
+        return mean, log_var.clamp(-20, 10)
+
+    def encode(self, video):
+        """Video (B,channels,T,H,W) in [-1,1] -> latent (B,C,F,h,w): the posterior mean, normalised."""
+        return (self.moments(video)[0] - self.mean) / self.std
+
+    def decode(self, latent, cache=None):
+        """Latent (B,C,F,h,w) -> video (B,channels,4F,8h,8w), about [-1,1]. With a `cache` dict, goes on from there."""
+        return self.paint(latent * self.std + self.mean, cache)
+
+    def paint(self, z, cache=None):
+        """`decode` of a latent that is not normalised."""
+        x = self.from_latent(z.contiguous(memory_format=torch.channels_last_3d), cache)
+        for layer in self.decoder:
+            x = layer(x, cache) if isinstance(layer, ResBlock) else layer(x)
+        x = self.to_pixels(nnf.silu(channel_norm(x))).float()                     # (B,c·4·4·4,F,H/4,W/4)
+        B, _, F, h4, w4 = x.shape
+        x = x.view(B, -1, TIME, 4, 4, F, h4, w4).permute(0, 1, 5, 2, 6, 3, 7, 4)  # (B,c,F,4,H/4,4,W/4,4)
+        return x.reshape(B, -1, TIME * F, 4 * h4, 4 * w4)
+
+    def loss(self, video, kl_weight, generator=None):
+        """Evidence bound, up to constants: squared error + kl_weight x KL per latent value. Returns (loss, error, KL)."""
+        mean, log_var = self.moments(video)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        error = (self.paint(mean + (0.5 * log_var).exp() * noise) - video).square().mean()
+        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()           # KL(q || N(0,1)) in nats
+        return error + kl_weight * kl, error.detach(), kl.detach()
+
+    @torch.no_grad()
+    def measure(self, videos):
+        """Sets the latent's mean and deviation per channel from an iterable of videos: no magic scale factor."""
+        z = torch.cat([self.moments(video)[0].transpose(0, 1).flatten(1) for video in videos], dim=1)  # (C, values)
+        self.mean.copy_(z.mean(1).view_as(self.mean))
+        self.std.copy_(z.std(1).view_as(self.std))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 3. Spacetime patches: a latent becomes a set of tokens, each with its coordinates.
+# Tests: patchify_is_inverted_by_unpatchify, rope_depends_on_relative_position_only.
+# ------------------------------------------------------------------------------------------------------------------
+
+def patchify(latent, p):
+    """Latent (B,C,F,h,w) -> tokens (B, F·h/p·w/p, C·p·p), frame by frame, row by row."""
+    B, C, F, h, w = latent.shape
+    if h % p or w % p:
+        raise InputError(f"latent {h}x{w} (video {h * SPACE}x{w * SPACE}) is not a multiple of the patch size {p}"
+                         f": video sizes must be multiples of {SPACE * p}")
+    x = latent.view(B, C, F, h // p, p, w // p, p)
+    return x.permute(0, 2, 3, 5, 1, 4, 6).reshape(B, F * (h // p) * (w // p), C * p * p)
+
+
+def unpatchify(tokens, p, F, h, w):
+    """Tokens (B, F·h/p·w/p, C·p·p) -> latent (B,C,F,h,w). The inverse of `patchify`."""
+    B = tokens.shape[0]
+    x = tokens.view(B, F, h // p, w // p, -1, p, p)
+    return x.permute(0, 4, 1, 2, 5, 3, 6).reshape(B, -1, F, h, w)
+
+
+def grid_coords(F, h, w, device=None):
+    """Coordinates (F·h·w, 5) of a grid of tokens in the order of `patchify`: f, y, x, and the canvas they stand on, h, w."""
+    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in (F, h, w)]
+    f, y, x = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
+    return torch.stack([f, y, x, torch.full_like(f, h), torch.full_like(f, w)], dim=-1)
+
+
+def sinusoid(x, dim, max_period):
+    """x (...) -> (..., dim): cosines and sines of wavelengths 2 pi to 2 pi max_period (Transformer, section 3.5)."""
+    freqs = max_period ** (-torch.arange(dim // 2, dtype=torch.float32, device=x.device) / (dim // 2))
+    angle = x[..., None].float() * freqs
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def rope_angles(coords, head_dim):
+    """Cosines and sines (..., N, head_dim/2) that turn the pairs of a head by f, y and x (RoPE, eq. 34, on three axes).
+
+    A quarter of the pairs, rounded down, goes to time, the rest to y and x. Wavelengths 2 pi to 2 pi 100 patches.
+    """
+    pairs = head_dim // 2
+    per_axis = (pairs - 2 * (3 * pairs // 8), 3 * pairs // 8, 3 * pairs // 8)
+    angle = torch.cat([coords[..., axis, None] * 100.0 ** (-torch.arange(n, device=coords.device) / n)
+                       for axis, n in enumerate(per_axis)], dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x, cos, sin):
+    """Turns x (B,heads,N,head_dim), pair (i, i + head_dim/2) by its angle: products then depend on differences only."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 4. The diffusion transformer. Its core sees tokens, never a grid: which token belongs to which latent frame of which
+# clip is said by `row`, and noise level and caption are given per row.
+# Tests: block_is_the_identity_at_initialisation, attention_mask_separates_packed_clips.
+# ------------------------------------------------------------------------------------------------------------------
+
+class DiTBlock(nn.Module):
+    """Attention and MLP, each shifted, scaled and gated by the row's noise level and caption (adaLN-Zero, DiT fig. 3)."""
+
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads = heads
+        self.modulation = nn.Linear(dim, 6 * dim)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x, condition, row, rope, mask=None):
+        """x (B,N,D); condition (R,D); row (B·N,) which of the R; rope (cos, sin); mask (B,1,N,N), True: may look."""
+        per_row = self.modulation(nnf.silu(condition))                                    # (R,6D)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (
+            per_row.index_select(0, row).view(*x.shape[:2], -1).chunk(6, dim=-1))         # (B,N,D) each
+        x = x + gate1 * self.attend(norm(x) * (1 + scale1) + shift1, rope, mask)
+        return x + gate2 * self.down(nnf.gelu(self.up(norm(x) * (1 + scale2) + shift2), approximate="tanh"))
+
+    def attend(self, x, rope, mask):
+        """Multi-head self-attention over all tokens that `mask` allows; queries and keys normalised (ViT-22B) and turned."""
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B,heads,N,head_dim)
+        q, k = rotate(norm(q), *rope), rotate(norm(k), *rope)
+        y = nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(y.transpose(1, 2).flatten(2))                                     # (B,N,D)
+
+
+def norm(x):
+    """LayerNorm over the last axis, without learned scale: the modulation has one already."""
+    return nnf.layer_norm(x, x.shape[-1:])
+
+
+class DiT(nn.Module):
+    """Predicts what the process asks for (v, eps, x0 or a velocity) from noisy latents, noise levels and captions."""
+
+    def __init__(self, config, n_words):
+        super().__init__()
+        self.p, self.heads, dim = config.patch, config.heads, config.dim
+        token = config.latent_channels * self.p ** 2
+        self.embed_token = nn.Linear(token, dim)
+        self.embed_walls = nn.Linear(4 * 16, dim)
+        self.embed_level = nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.embed_word = nn.Embedding(n_words + 1, dim, padding_idx=0)  # word 0 is "no word": the zero vector
+        self.blocks = nn.ModuleList([DiTBlock(dim, config.heads) for _ in range(config.depth)])
+        self.modulation = nn.Linear(dim, 2 * dim)
+        self.head = nn.Linear(dim, token)
+        self.initialise()
+
+    def initialise(self):
+        """All initial values that are not torch's own, and why."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)       # as in DiT: the same variance in both directions
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.embed_word.weight, std=0.5)     # captions must weigh in beside the noise level from the start
+        self.embed_word.weight.data[0] = 0                   # "no word" adds nothing
+        for module in (self.modulation, self.head, *(block.modulation for block in self.blocks)):
+            nn.init.zeros_(module.weight)                    # adaLN-Zero: every block starts as the identity,
+        #                                                      and the network predicts 0
+
+    def forward(self, x, t, caption):
+        """A grid of tokens: x (B,C,F,h,w), t (B,F) in [0,1], caption (B,words) -> (B,C,F,h,w)."""
+        B, _, F, h, w = x.shape
+        tokens = patchify(x, self.p)
+        coords = grid_coords(F, h // self.p, w // self.p, x.device)
+        row = coords[:, 0].long().expand(B, -1)                                           # (B,N): the latent frame
+        out = self.forward_tokens(tokens, coords, row, t, caption[:, None].expand(-1, F, -1))
+        return unpatchify(out, self.p, F, h, w)
+
+    def forward_tokens(self, tokens, coords, row, t, caption, clip=None):
+        """The core. Tokens in any number and order -> the same tokens, (B,N,C·p·p).
+
+        tokens (B,N,C·p·p); coords (B|1,N,5) or (N,5): f, y, x, canvas h, w in patches; row (B,N): which row of the
+        sequence a token belongs to; t (B,R) in [0,1] and caption (B,R,words) of each row;
+        clip (B,N): tokens with the same number see each other; None: one clip a sequence.
+        """
+        B, N, _ = tokens.shape
+        R = t.shape[1]
+        f, y, x, h, w = coords.unbind(-1)
+        walls = torch.stack([y, h - 1 - y, x, w - 1 - x], dim=-1)                         # distances to the four walls
+        z = self.embed_token(tokens) + self.embed_walls(sinusoid(walls, 16, max_period=100).flatten(-2))
+        condition = self.embed_level(sinusoid(1000 * t, 256, max_period=10000)) + self.embed_word(caption).sum(2)
+        condition = condition.flatten(0, 1)                                               # (B·R,D)
+        row = (row + R * torch.arange(B, device=row.device)[:, None]).flatten()           # (B·N,): among all B·R rows
+        rope = [part.to(z.dtype).unsqueeze(-3) for part in rope_angles(coords, z.shape[-1] // self.heads)]
+        mask = None if clip is None else (clip[:, None, :, None] == clip[:, None, None, :])  # (B,1,N,N)
+        for block in self.blocks:
+            z = block(z, condition, row, rope, mask)
+        shift, scale = self.modulation(nnf.silu(condition)).index_select(0, row).view(B, N, -1).chunk(2, dim=-1)
+        return self.head(norm(z) * (1 + scale) + shift).float()
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 5. DDPM. Levels t are integers 0..N, one per latent frame, (B,F); alpha_bar[0] = 1: level 0 is the data itself.
+# Every sampler steps from levels t to lower levels s and copies frames whose two levels are equal.
+# Tests: q_sample_has_the_stated_mean_and_variance, posterior_follows_from_bayes_rule, samplers_follow_the_gaussian_recursion.
+# ------------------------------------------------------------------------------------------------------------------
+
+def per_frame(value, x):
+    """A value per latent frame (B,F), shaped to multiply a latent x (B,C,F,h,w)."""
+    return value.to(x.device)[:, None, :, None, None]
+
+
+class DDPM:
+    """Noise is added in N small steps with variances beta_1..beta_N and taken away in as many, or fewer."""
+    samplers = ("ancestral", "ddim")
+
+    def __init__(self, steps=1000, prediction="v", device=None):
+        self.N, self.prediction = steps, prediction
+        u = torch.arange(steps + 1, dtype=torch.float64) / steps
+        bar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2                # improved DDPM, eq. 17: cosine schedule
+        betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+        self.alpha_bar = torch.cat([torch.ones(1), (1 - betas).cumprod(0)]).float().to(device)  # (N+1,)
+
+    def draw_levels(self, shape, generator=None, device=None):
+        """Levels to train at: uniform in 1..N."""
+        return torch.randint(1, self.N + 1, shape, generator=generator, device=device)
+
+    def level_of(self, noise):
+        """The level whose noise has this standard deviation, rounded up: a number or tensor in [0,1) -> integer t."""
+        deviation = (1 - self.alpha_bar).sqrt()                                # rises with t
+        return torch.searchsorted(deviation, torch.as_tensor(noise, device=deviation.device))
+
+    def schedule(self, steps, device=None):
+        """The levels a sampler visits, from N down to 0: (steps+1,)."""
+        return torch.linspace(self.N, 0, steps + 1, device=device).round().long()
+
+    def signal_noise(self, t, x):
+        """sqrt(alpha_bar_t), sqrt(1 - alpha_bar_t): how much data and how much noise there is in x_t."""
+        bar = per_frame(self.alpha_bar[t], x)
+        return bar.sqrt(), (1 - bar).sqrt()
+
+    def q_sample(self, x0, t, eps):
+        """x_t from data and noise in one go (DDPM eq. 4)."""
+        a, s = self.signal_noise(t, x0)
+        return a * x0 + s * eps
+
+    def target(self, x0, eps, t):
+        """What the network should say at level t."""
+        a, s = self.signal_noise(t, x0)
+        return {"eps": eps, "x0": x0, "v": a * eps - s * x0}[self.prediction]  # v: Salimans & Ho, section 4
+
+    def predict(self, model, x, t, caption):
+        """The network's idea of (x0, eps) in x_t."""
+        a, s = self.signal_noise(t, x)
+        out = model(x, t / self.N, caption)
+        if self.prediction == "v":
+            return a * x - s * out, s * x + a * out
+        if self.prediction == "eps":
+            return (x - s * out) / a, out
+        return out, (x - a * out) / s.clamp(min=1e-8)
+
+    def posterior(self, x0, x, t, s):
+        """Mean and variance of q(x_s | x_t, x0), s <= t (DDPM eq. 6 and 7, which is s = t - 1)."""
+        bar_t, bar_s = per_frame(self.alpha_bar[t], x), per_frame(self.alpha_bar[s], x)
+        beta = 1 - bar_t / bar_s                                               # of the whole way from s to t
+        total = (1 - bar_t).clamp(min=1e-12)                                   # t = 0 only where the frame is copied
+        mean = bar_s.sqrt() * beta / total * x0 + (bar_t / bar_s).sqrt() * (1 - bar_s) / total * x
+        return mean, beta * (1 - bar_s) / total
+
+    def ancestral(self, model, x, t, s, caption, generator=None):
+        """DDPM algorithm 2: draw x_s from the posterior, the predicted x0 in place of the true one."""
+        x0, _ = self.predict(model, x, t, caption)
+        mean, variance = self.posterior(x0, x, t, s)                           # at s = 0 the variance is 0: no noise
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        return torch.where(per_frame(t == s, x), x, mean + variance.sqrt() * noise)
+
+    def ddim(self, model, x, t, s, caption, generator=None):
+        """DDIM eq. 12 with eta 0: keep the predicted noise, only less of it. Deterministic."""
+        x0, eps = self.predict(model, x, t, caption)
+        return torch.where(per_frame(t == s, x), x, self.q_sample(x0, s, eps))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 6. SiT: the same transformer, but noise and data are joined by straight lines and the network predicts the velocity
+# along them. Levels t in [0,1], 0 is data. The same signatures as DDPM: switching is one word.
+# ------------------------------------------------------------------------------------------------------------------
+
+class SiT:
+    """The linear interpolant x_t = (1 - t) x0 + t eps (SiT, table 1), solved as an ordinary differential equation."""
+    samplers = ("euler", "heun")
+
+    def __init__(self, device=None):
+        self.device = device
+
+    def draw_levels(self, shape, generator=None, device=None):
+        """Levels to train at: uniform in (0,1]."""
+        return 1 - torch.rand(shape, generator=generator, device=device)
+
+    def level_of(self, noise):
+        """The level whose noise has this standard deviation: itself."""
+        return torch.as_tensor(noise, device=self.device)
+
+    def schedule(self, steps, device=None):
+        """The levels a sampler visits, from 1 down to 0: (steps+1,)."""
+        return torch.linspace(1, 0, steps + 1, device=device)
+
+    def q_sample(self, x0, t, eps):
+        """x_t from data and noise."""
+        t = per_frame(t, x0)
+        return (1 - t) * x0 + t * eps
+
+    def target(self, x0, eps, t):
+        """The velocity dx_t/dt."""
+        return eps - x0
+
+    def euler(self, model, x, t, s, caption, generator=None):
+        """One step along the velocity at the start. Error of order 1."""
+        return x + per_frame(s - t, x) * model(x, t, caption)                  # where s = t this adds exactly 0
+
+    def heun(self, model, x, t, s, caption, generator=None):
+        """The mean of the velocities at both ends. Error of order 2."""
+        velocity = model(x, t, caption)
+        guess = x + per_frame(s - t, x) * velocity
+        return x + per_frame(s - t, x) * (velocity + model(guess, s, caption)) / 2
+
+
+def make_process(config, device=None):
+    """The process that a config names."""
+    return DDPM(config.noise_steps, config.prediction, device) if config.process == "ddpm" else SiT(device)
+
+
+def draw_known(B, F, generator=None, device=None):
+    """Masks (B,F) of known latent frames to train with, so that every use of `generate` has been practised.
+
+    Half of the clips: nothing known. The other half: a run of known frames at the start, at the end, or both.
+    """
+    draw = lambda high: torch.randint(high, (B, 1), generator=generator, device=device)
+    index = torch.arange(F, device=device)
+    head, tail = draw(F), draw(F)                              # lengths 0..F-1
+    kind = draw(6)                                             # 0: head, 1: tail, 2: both, else: none
+    known = (index < head) & ((kind == 0) | (kind == 2)) | (index >= F - tail) & ((kind == 1) | (kind == 2))
+    return known & ~known.all(dim=1, keepdim=True)             # something is left to learn
+
+
+def diffusion_loss(model, process, x0, caption, generator=None):
+    """Squared error of the network's prediction, averaged over the unknown latent frames.
+
+    x0 (B,C,F,h,w) clean normalised latents, caption (B,words) ids. All unknown frames of a clip share one level.
+    Returns (loss, error (B,F), t (B,F) in [0,1], 0 where the frame is known).
+    """
+    B, _, F, _, _ = x0.shape
+    known = draw_known(B, F, generator, x0.device)
+    t = process.draw_levels((B, 1), generator, x0.device).expand(B, F).masked_fill(known, 0)
+    eps = torch.randn(x0.shape, generator=generator, device=x0.device)
+    out = model(process.q_sample(x0, t, eps), t / getattr(process, "N", 1), caption)
+    error = (out - process.target(x0, eps, t)).square().mean(dim=(1, 3, 4))    # (B,F)
+    return (error * ~known).sum() / (~known).sum(), error.detach(), t / getattr(process, "N", 1)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 7. Sampling. One mask of known latent frames makes text-to-video (nothing known), image-to-video (the first known),
+# extension forward and backward, connecting two clips (both ends known): known frames stay at their level, untouched.
+# Tests: known_frames_come_back_bit_equal, guidance_acts_on_every_channel.
+# ------------------------------------------------------------------------------------------------------------------
+
+def guided(model, scale):
+    """The model with classifier-free guidance: away from what it says without a caption (Ho & Salimans, eq. 6).
+
+    scale 1 is the plain model; here scale = 1 + w of the paper. Acts on all channels.
+    """
+    if scale == 1:
+        return model
+
+    def with_guidance(x, t, caption):
+        both = model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([caption, torch.zeros_like(caption)]))
+        with_caption, without = both.chunk(2)
+        return without + scale * (with_caption - without)
+    return with_guidance
+
+
+@torch.no_grad()
+def generate(model, process, latent, known, caption, steps=50, guidance=1.0, sampler=None, context_noise=0.0,
+             generator=None):
+    """Fills in the unknown latent frames, all of them jointly. Known frames come back bit for bit.
+
+    model(x, t, caption): a DiT, or any function like it; latent (B,C,F,h,w), arbitrary where unknown; known (F,) or
+    (B,F), True: given; caption (B,words) ids; sampler: one of process.samplers, None for the first;
+    context_noise: deviation of noise added to the known frames, and told to the model as the level that has it, so
+    that it does not rely on their last detail (GameNGen, section 3.2.1).
+    """
+    known = known.expand(latent.shape[0], latent.shape[2])
+    context = process.level_of(context_noise) * known                                  # (B,F)
+    noise = torch.randn(latent.shape, generator=generator, device=latent.device)
+    x = torch.where(per_frame(known, latent), process.q_sample(latent, context, noise), noise)
+    model, step = guided(model, guidance), getattr(process, sampler or process.samplers[0])
+    for t, s in pairwise(process.schedule(steps, latent.device)):
+        x = step(model, x, torch.where(known, context, t), torch.where(known, context, s), caption, generator)
+    return torch.where(per_frame(known, latent), latent, x)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 8. Long video: the window slides. Everything stays in latent space; nothing is decoded and encoded again.
+# ------------------------------------------------------------------------------------------------------------------
+
+def extend(model, process, past, caption, window, context, generator=None, **sampling):
+    """Goes on for ever: yields the next latent frames, one window after the other; take as many as you need.
+
+    past (B,C,F,h,w): the latent frames so far, F may be 0; window: latent frames sampled jointly, of which up to
+    `context` are the newest of the past; sampling: passed on to `generate`.
+    """
+    if not 0 < context < window:
+        raise InputError(f"context {context}: expected 1 to {window - 1} latent frames, the window has {window}")
+    while True:
+        past = past[:, :, -context:]
+        given = past.shape[2]
+        canvas = nnf.pad(past, (0, 0, 0, 0, 0, window - given))                         # zeros where unknown
+        known = torch.arange(window, device=past.device) < given
+        new = generate(model, process, canvas, known, caption, generator=generator, **sampling)[:, :, given:]
+        yield new
+        past = torch.cat([past, new], dim=2)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 9. Checkpoints: one file with everything, written so that a crash never leaves half of one.
+# ------------------------------------------------------------------------------------------------------------------
+
+FORMAT = 1  # goes up when an old checkpoint can no longer be read
+
+
+def save_checkpoint(path, **state):
+    """Writes to a temporary file beside `path`, then renames: the old checkpoint is there until the new one is whole."""
+    torch.save({"format": FORMAT, **state}, f"{path}.tmp")
+    os.replace(f"{path}.tmp", path)
+
+
+def load_checkpoint(path, device="cpu"):
+    """The state dict that `save_checkpoint` wrote. Raises InputError if it is missing, damaged, foreign or too old."""
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such checkpoint; `python train.py` makes one")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged file can fail in the zip, the pickle or the tensor reader
+        raise InputError(f"{path}: damaged, or not a checkpoint of sora.py ({type(error).__name__})") from None
+    if not isinstance(state, dict) or "format" not in state:
+        raise InputError(f"{path}: a torch file, but not a checkpoint of sora.py")
+    if state["format"] != FORMAT:
+        raise InputError(f"{path}: checkpoint format {state['format']}, this sora.py reads {FORMAT}: train it again")
+    return state
+
+
+def has_bf16(device):
+    """Whether bfloat16 matrix products run on this device's own units: then autocast pays."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
+
+
+def calm_allocator():
+    """Linux: keep freed memory instead of handing it back at every step, which costs page faults all over again."""
+    if sys.platform == "linux":
+        for option in (-1, -3):                                                # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            ctypes.CDLL(None).mallopt(option, 1 << 30)
+
+
+def load_models(path, device="cpu"):
+    """From a checkpoint, ready to sample: (config, vae, dit with averaged weights, process, words)."""
+    state = load_checkpoint(path, device)
+    config = Config(**state["config"])
+    vae = VideoVAE(config).to(device).eval()
+    dit = DiT(config, len(state["words"])).to(device).eval()
+    vae.load_state_dict(state["vae"])
+    if "ema" not in state:
+        raise InputError(f"{path}: training stopped before the transformer; go on with `python train.py --resume`")
+    dit.load_state_dict(state["ema"])
+    return config, vae, dit, make_process(config, device), state["words"]
