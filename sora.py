@@ -59,12 +59,12 @@ class Config:
     digit_size: int = _opt(20, "edge of a digit in pixels")
     # video VAE
     latent_channels: int = _opt(16, "channels of a latent pixel; 256 x channels / this = compression")
-    vae_width: int = _opt(64, "channels at 1/4 resolution, twice as many at 1/8")
+    vae_width: int = _opt(64, "channels at 1/4 of the resolution, twice as many at 1/8")
     vae_depth: int = _opt(1, "residual blocks a resolution")
     vae_kl: float = _opt(1e-4, "weight of the KL term against the squared error")
-    vae_steps: int = _opt(2000, "training steps of the VAE")
-    vae_batch: int = _opt(16, "clips in a step of the VAE")
-    vae_muon: float = _opt(1e-2, "learning rate of the VAE's inner convolutions (Muon)")
+    vae_steps: int = _opt(4000, "training steps of the VAE")
+    vae_batch: int = _opt(8, "clips in a step of the VAE")
+    vae_muon: float = _opt(4e-3, "learning rate of the VAE's inner convolutions (Muon)")
     vae_lr: float = _opt(2e-3, "learning rate of the rest of the VAE (AdamW)")
     # diffusion transformer
     patch: int = _opt(1, "edge of a spacetime patch in latent pixels")
@@ -108,9 +108,10 @@ def check(config):
         if getattr(config, name) not in known:
             raise InputError(f"{name} {getattr(config, name)!r}: expected one of {', '.join(map(str, known))}")
     for item in fields(config):
-        value = getattr(config, item.name)
-        if isinstance(value, (int, float)) and (value < 0 or value == 0 and item.type is int and item.name != "seed"):
-            raise InputError(f"{item.name} {value}: expected more than 0")
+        value, least = getattr(config, item.name), item.type is int and item.name != "seed"
+        most = 1 if item.name in ("caption_drop", "ema") else math.inf
+        if item.type is not str and not least <= value <= most:
+            raise InputError(f"{item.name} {value}: expected {int(least)} or more" + (" and at most 1" if most == 1 else ""))
     return config
 
 
@@ -596,7 +597,7 @@ def extend(model, process, past, caption, window, context, generator=None, **sam
     `context` are the newest of the past; sampling: passed on to `generate`.
     """
     if not 0 < context < window:
-        raise InputError(f"context {context}: expected 1 to {window - 1} latent frames, the window has {window}")
+        raise InputError(f"context of {context} latent frames: expected 1 to {window - 1}, the window has {window}")
     while True:
         past = past[:, :, -context:]
         given = past.shape[2]
@@ -635,6 +636,14 @@ def load_checkpoint(path, device="cpu"):
     return state
 
 
+def check_device(name):
+    """Raises InputError unless tensors can be put on this device."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0][:60]}); try --device cpu") from None
+
+
 def has_bf16(device):
     """Whether bfloat16 matrix products run on this device's own units: then autocast pays."""
     if device == "cuda":
@@ -642,11 +651,14 @@ def has_bf16(device):
     return device == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
 
 
-def calm_allocator():
-    """Linux: keep freed memory instead of handing it back at every step, which costs page faults all over again."""
-    if sys.platform == "linux":
+def tune_cpu():
+    """Settings that make small networks on a CPU two to three times faster; none changes what is computed."""
+    if sys.platform == "linux":  # keep freed memory, rather than hand it back at every step and fault it in again
         for option in (-1, -3):                                                # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
             ctypes.CDLL(None).mallopt(option, 1 << 30)
+    if not torch.cuda.is_available():  # below some 500 tokens plain products beat the fused attention, above all backward
+        torch.backends.cuda.enable_flash_sdp(False)                            # in spite of its name, this is for CPUs too
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
 
 
 def load_models(path, device="cpu"):

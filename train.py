@@ -10,7 +10,6 @@ Writes out/sora.pt (the checkpoint), out/log.csv, out/preview.gif while it runs 
 import argparse
 import copy
 import csv
-import math
 import signal
 import sys
 import time
@@ -22,10 +21,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import clips, referee
+from data import clips, referee, score
 from data.moving_mnist import MovingMNIST, load_digits
-from sora import (PRESETS, SPACE, TIME, Config, DiT, InputError, VideoVAE, calm_allocator, check, diffusion_loss, generate,
-                  has_bf16, load_checkpoint, make_process, save_checkpoint)
+from sora import (PRESETS, Config, DiT, InputError, VideoVAE, check, check_device, diffusion_loss, has_bf16,
+                  load_checkpoint, make_process, save_checkpoint, tune_cpu)
 
 EXPECTED = {"tiny": "at least 28 dB and 80 %"}  # what the README reports for the preset as it is
 STAGES = ("vae", "dit")
@@ -35,7 +34,8 @@ COLUMNS = ["loss", "error", "kl"] + [f"level_{i / 10:.1f}" for i in range(10)]  
 
 def parse(argv=None):
     """The command line: every field of Config is a flag, and its help is the field's."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     add = parser.add_argument
     add("--preset", default="tiny", help=f"which defaults: {', '.join(PRESETS)}")
     add("--out", default="out", metavar="DIR", help="folder for the checkpoint, the log and the pictures (out)")
@@ -73,6 +73,10 @@ def start(args):
     """The state of a run: from the command line and, with --resume, --init or --vae, from checkpoints."""
     if args.preset not in PRESETS:
         raise InputError(f"preset {args.preset!r}: expected one of {', '.join(PRESETS)}")
+    for name, every in (("log-every", args.log_every), ("save-every", args.save_every)):
+        if every <= 0:
+            raise InputError(f"--{name} {every}: expected more than 0")
+    check_device(args.device)
     clips.make_folder(args.out)
     out, given = Path(args.out), {f.name: v for f in fields(Config) if (v := getattr(args, f.name)) is not None}
     source = out / "sora.pt" if args.resume else args.vae or args.init
@@ -217,47 +221,33 @@ def write_log(run):
     return total[0] / count[0]
 
 
-@torch.no_grad()
-def reconstruct(run, n=128):
-    """Held-out clips (n,1,T,H,W) and what the VAE makes of them."""
-    held_out = MovingMNIST(*load_digits("heldout", run.args.mnist), run.data.canvas, run.data.size, run.data.n_digits,
-                           run.data.frames, run.data.rule, run.args.device)
-    video, _ = held_out.clips(n, rng(run.config.seed, 2))
-    with run.autocast():
-        parts = [run.vae.decode(run.vae.encode(part)).clamp(-1, 1) for part in video.split(16)]
-    return video, torch.cat(parts)
-
-
 def sample(run, n):
-    """n clips from the averaged weights for captions drawn as in training: (video, caption)."""
-    c = run.config
-    caption = run.data.clips(n, rng(c.seed, 3))[1]
-    shape = (n, c.latent_channels, c.frames // TIME, c.height // SPACE, c.width // SPACE)
-    nothing = torch.zeros(shape[2], dtype=torch.bool, device=caption.device)
+    """n clips by the averaged weights for captions drawn as in training: (video, caption)."""
+    caption = run.data.clips(n, rng(run.config.seed, 3))[1]
     with run.autocast():
-        latent = generate(run.ema, run.process, torch.zeros(shape, device=caption.device), nothing, caption,
-                          c.sample_steps, c.guidance, generator=rng(c.seed, 4, device=run.args.device))
-        return torch.cat([run.vae.decode(part) for part in latent.split(16)]).clamp(-1, 1), caption
+        return score.sample_clips(run.ema, run.vae, run.process, run.config, caption, run.config.seed).cpu(), caption.cpu()
 
 
 @torch.no_grad()
+def reconstruct(run, n):
+    """n held-out clips and what the VAE makes of them: (video, copy)."""
+    video, _ = score.real_clips(run.config, "heldout", n, run.config.seed, run.args.mnist)
+    with run.autocast():
+        return video, score.reconstruct(run.vae, video.to(run.args.device)).cpu()
+
+
 def preview(run):
-    """A look at where things stand: out/preview.gif. Stage 1: held-out clips over their copies; stage 2: samples."""
-    if run.stage == 0:
-        videos = torch.stack(reconstruct(run, 8), dim=1).flatten(0, 1)         # clip, copy, clip, copy, ...
-    else:
-        videos, _ = sample(run, 8)
+    """A look at where things stand, out/preview.gif. Stage 1: held-out clips beside their copies; stage 2: samples."""
+    videos = torch.stack(reconstruct(run, 8), dim=1).flatten(0, 1) if run.stage == 0 else sample(run, 8)[0]
     clips.write_clip(run.out / "preview.gif", videos, columns=4, scale=2)
 
 
-@torch.no_grad()
 def finish(run):
     """The pictures, and the numbers to hold against the README's."""
-    video, copy_ = reconstruct(run)
-    psnr = -10 * math.log10(((video - copy_) / 2).square().mean())
-    samples, caption = sample(run, 64)
-    clips.write_clip(run.out / "samples.gif", samples[:16], scale=3)
-    read = referee.legibility(referee.load_referee(samples.device), samples, caption).mean()
+    psnr = score.psnr(*reconstruct(run, 256))
+    video, caption = sample(run, 64)
+    clips.write_clip(run.out / "samples.gif", video[:16], scale=3)
+    read = referee.legibility(referee.load_referee(), video, caption).mean()
     print("captions:", ", ".join(" ".join(run.data.words[i - 1] for i in c) for c in caption[:16].tolist()))
     print(f"expected {EXPECTED.get(run.args.preset, 'what the README says')}; got {psnr:.1f} dB on held-out clips and "
           f"{100 * read:.0f} % of the frames of 64 samples read as their captions. See {run.out / 'samples.gif'}")
@@ -265,7 +255,7 @@ def finish(run):
 
 def main(argv=None):
     """Both stages, then the pictures."""
-    calm_allocator()
+    tune_cpu()
     run = start(parse(argv))
     open_log(run)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sora import InputError
+
 RULES = ("official", "stochastic")
 IDX_FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
              "heldout": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}
@@ -23,14 +25,14 @@ def load_digits(split, mnist=None):
     """Images (n,28,28) and labels (n,), uint8, of one split: "train" or "heldout"; the two share no digit.
 
     `mnist`: a folder with the four idx files of the full MNIST (.gz or not) instead of the 5,000 digits shipped here.
-    Raises ValueError naming the file if one is missing or not what it should be.
+    Raises InputError naming the file if one is missing or not what it should be.
     """
     if mnist is None:
         with np.load(Path(__file__).with_name("digits.npz")) as shipped:
             return shipped[f"{split}_images"], shipped[f"{split}_labels"]
     images, labels = (_read_idx(Path(mnist), name) for name in IDX_FILES[split])
     if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
-        raise ValueError(f"{mnist}: {images.shape} images and {labels.shape} labels, expected (n, 28, 28) and (n,)")
+        raise InputError(f"{mnist}: {images.shape} images and {labels.shape} labels, expected (n, 28, 28) and (n,)")
     return images, labels
 
 
@@ -38,14 +40,14 @@ def _read_idx(folder, name):
     """An idx file: magic number (type 8 = uint8, number of axes), the axes' lengths, the bytes."""
     path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
     if path is None:
-        raise ValueError(f"{folder / name}: no such file (nor .gz); --mnist wants the folder of the four MNIST idx files")
+        raise InputError(f"{folder / name}: no such file (nor .gz); --mnist wants the folder of the four MNIST idx files")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         axes = raw[3] if raw[:3] == b"\0\0\x08" else 0
         shape = np.frombuffer(raw, ">i4", axes, 4)
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape if axes else (-1, 0))
     except (ValueError, EOFError, OSError, IndexError) as error:
-        raise ValueError(f"{path}: not a complete idx file ({error}); fetch it again") from None
+        raise InputError(f"{path}: not a complete idx file ({error}); fetch it again") from None
 
 
 def official_path(position, direction, frames):
@@ -93,9 +95,9 @@ class MovingMNIST:
     def __init__(self, images, labels, canvas=(64, 64), digit_size=28, n_digits=2, frames=20, rule="official",
                  device="cpu"):
         if rule not in RULES:
-            raise ValueError(f"motion rule {rule!r}: expected one of {', '.join(RULES)}")
+            raise InputError(f"motion rule {rule!r}: expected one of {', '.join(RULES)}")
         if not 1 <= digit_size <= min(canvas):
-            raise ValueError(f"digit size {digit_size}: expected 1 to {min(canvas)}, the canvas is {canvas[0]}x{canvas[1]}")
+            raise InputError(f"digit size {digit_size}: expected 1 to {min(canvas)}, the canvas is {canvas[0]}x{canvas[1]}")
         images = torch.as_tensor(np.array(images)).float()[:, None] / 255
         if digit_size != 28:
             images = torch.nn.functional.interpolate(images, size=digit_size, mode="bilinear", antialias=True)

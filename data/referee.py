@@ -15,6 +15,7 @@ import torch.nn.functional as nnf
 from tqdm import tqdm
 
 from data.moving_mnist import MovingMNIST, load_digits
+from sora import tune_cpu
 
 WEIGHTS = Path(__file__).with_name("referee.pt")
 SETTINGS = [dict(canvas=(32, 32), digit_size=20, n_digits=1), dict(canvas=(32, 32), digit_size=20, n_digits=2),
@@ -28,15 +29,15 @@ class Referee(nn.Module):
         super().__init__()
         layers = [(1, width, 5, 2), (width, 2 * width, 3, 2), (2 * width, 3 * width, 3, 1), (3 * width, 4 * width, 3, 2)]
         self.convs = nn.ModuleList([nn.Conv2d(a, b, k, stride, padding=k // 2) for a, b, k, stride in layers])
-        self.norms = nn.ModuleList([nn.BatchNorm2d(b) for _, b, _, _ in layers])
+        self.norms = nn.ModuleList([nn.GroupNorm(8, b) for _, b, _, _ in layers])
         self.last = nn.Conv2d(4 * width, 4 * width, 3, padding=1)
         self.hidden, self.head = nn.Linear(8 * width, 128), nn.Linear(128, 30)
 
     def features(self, frames):
         """What is in a frame and not where: (n,128)."""
         x = frames
-        for conv, batch_norm in zip(self.convs, self.norms):
-            x = nnf.relu(batch_norm(conv(x)))
+        for conv, group_norm in zip(self.convs, self.norms):
+            x = nnf.relu(group_norm(conv(x)))
         x = nnf.relu(self.last(x))
         return nnf.relu(self.hidden(torch.cat([x.amax((2, 3)), x.sum((2, 3)) / 16], dim=1)))
 
@@ -131,6 +132,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
+    tune_cpu()
     if args.check:
         report(load_referee())
     else:

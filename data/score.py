@@ -1,0 +1,94 @@
+"""Numbers for a model trained on moving MNIST, each beside the same number for real clips.
+
+    python sample.py --score
+
+- reconstruction: PSNR of the VAE on held-out clips (squared error pooled over all pixels, pixel range 1);
+- legibility: share of frames that the referee reads as the clip's caption;
+- motion of a single digit, by the centre of its ink: speed (pixels a frame), wobble (how much the speed along an axis
+  changes from frame to frame, whichever way it points, so that a bounce is no wobble; even a straight path has some,
+  because positions are whole pixels), turns (changes of direction a clip) and flicker (deviation of the amount of ink
+  over a clip, relative to its mean).
+"""
+import math
+
+import torch
+
+from data.moving_mnist import MovingMNIST, load_digits
+from data.referee import legibility, load_referee
+from sora import SPACE, TIME, generate
+
+
+def real_clips(config, split, n, seed=0, mnist=None):
+    """n clips by the config's rule with the digits of one split, on the CPU: (video, caption)."""
+    data = MovingMNIST(*load_digits(split, mnist), (config.height, config.width), config.digit_size, config.digits,
+                       config.frames, config.rule)
+    return data.clips(n, torch.Generator().manual_seed(seed))
+
+
+def psnr(a, b):
+    """Decibels between two videos in [-1,1], pixel range 1, errors pooled."""
+    return -10 * math.log10(((a - b) / 2).square().mean())
+
+
+@torch.no_grad()
+def reconstruct(vae, video, part=16):
+    """What the VAE makes of clips (B,c,T,H,W), a few at a time."""
+    return torch.cat([vae.decode(vae.encode(v)).clamp(-1, 1) for v in video.split(part)])
+
+
+@torch.no_grad()
+def sample_clips(model, vae, process, config, caption, seed=0, part=64, **options):
+    """Clips for captions (B,words), from nothing: (B,c,T,H,W). `options` go to `generate`."""
+    rng = torch.Generator(caption.device).manual_seed(seed)
+    options = dict(steps=config.sample_steps, guidance=config.guidance, generator=rng) | options
+    shape = config.latent_channels, config.frames // TIME, config.height // SPACE, config.width // SPACE
+    unknown = torch.zeros(shape[1], dtype=torch.bool, device=caption.device)
+    latents = [generate(model, process, torch.zeros(len(c), *shape, device=caption.device), unknown, c, **options)
+               for c in caption.split(part)]
+    return torch.cat([vae.decode(z).clamp(-1, 1) for z in torch.cat(latents).split(16)])
+
+
+def motion(video):
+    """Single-digit clips (B,1,T,H,W) -> speed, wobble, turns and flicker, (B,) each; see the top of this file."""
+    ink = (video[:, 0].float() + 1) / 2                                        # (B,T,H,W)
+    ink = ink * (ink > 0.1)
+    mass = ink.sum((2, 3)).clamp(min=1e-6)
+    H, W = ink.shape[2:]
+    centre = torch.stack([(ink.sum(3) * torch.arange(H)).sum(2), (ink.sum(2) * torch.arange(W)).sum(2)], -1) / mass[..., None]
+    step = centre.diff(dim=1)                                                  # (B,T-1,2)
+    smooth = (step[:, 1:] + step[:, :-1]) / 2                                  # over two frames: whole pixels even out
+    wobble = smooth.abs().diff(dim=1).abs().mean((1, 2))
+    turned = (smooth[:, 2:] * smooth[:, :-2] < 0) & (smooth[:, 2:].abs() > 0.3) & (smooth[:, :-2].abs() > 0.3)
+    turns = (turned[:, 1:] & ~turned[:, :-1]).float().sum((1, 2)) + turned[:, 0].float().sum(1)
+    return dict(speed=step.norm(dim=-1).mean(1), wobble=wobble, turns=turns, flicker=mass.std(1) / mass.mean(1))
+
+
+def interval(values, seed=0):
+    """Mean and 95 % bootstrap interval over clips: (mean, low, high)."""
+    pick = torch.randint(len(values), (1000, len(values)), generator=torch.Generator().manual_seed(seed))
+    low, high = values[pick].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return values.mean().item(), low, high
+
+
+def score(config, vae, dit, process, n=64, seed=0, **options):
+    """Prints the table; returns it as {row: {column: (mean, low, high)}}."""
+    referee = load_referee()
+    held_out, held_out_caption = real_clips(config, "heldout", 512, seed)
+    train, train_caption = real_clips(config, "train", 512, seed)
+    caption = real_clips(config, "train", n, seed + 1)[1]
+    device = next(vae.parameters()).device
+    copy = reconstruct(vae, held_out[:256].to(device)).cpu()
+    columns = {"training clips": (train, train_caption), "held-out clips": (held_out, held_out_caption),
+               "held-out, through the VAE": (copy, held_out_caption[:256]),
+               f"{n} samples": (sample_clips(dit, vae, process, config, caption.to(device), seed, **options).cpu(), caption)}
+    table = {}
+    for name, (video, words) in columns.items():
+        values = {"legibility": legibility(referee, video, words).mean(1)}
+        values |= motion(video) if config.digits == 1 else {}
+        table[name] = {key: interval(value) for key, value in values.items()}
+    print(f"reconstruction of held-out clips: {psnr(held_out[:256], copy):.2f} dB")
+    rows = list(next(iter(table.values())))
+    print(f"{'':12}" + "".join(f"{name:>28}" for name in table))
+    for row in rows:
+        print(f"{row:12}" + "".join(f"{'%.3f [%.3f, %.3f]' % column[row]:>28}" for column in table.values()))
+    return table

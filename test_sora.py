@@ -1,0 +1,659 @@
+"""Tests of what must be true, not of shapes: inverses, invariances, closed forms, and the scripts from end to end.
+
+    python -m pytest -q test_sora.py
+
+Everything runs in float32 or float64 on the CPU in a few minutes; the networks are miniatures.
+"""
+import csv
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+
+import sample
+import sora
+import train
+from data import clips
+from data.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
+from sora import (DDPM, Config, DiT, DiTBlock, InputError, SiT, VideoVAE, check, diffusion_loss, extend, generate,
+                  grid_coords, guided, load_checkpoint, patchify, rope_angles, rotate, save_checkpoint, unpatchify)
+
+HERE = Path(__file__).parent
+MINI = Config(vae_width=8, dim=48, depth=2, heads=2, latent_channels=4)
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def lively(net):
+    """Random values for every parameter: at its initialisation a DiT predicts 0, which proves little."""
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2 if p.ndim == 1 else p.shape[-1] ** -0.5)
+    return net.eval()
+
+
+# --- data ---------------------------------------------------------------------------------------------------------
+
+def test_held_out_digits_are_not_training_digits():
+    (train, train_labels), (held_out, held_out_labels) = load_digits("train"), load_digits("heldout")
+    assert not {image.tobytes() for image in train} & {image.tobytes() for image in held_out}
+    assert np.bincount(train_labels).tolist() == [450] * 10 and np.bincount(held_out_labels).tolist() == [50] * 10
+
+
+def test_official_rule_frame_by_frame():
+    """Against the published loop, one digit and one number at a time."""
+    rng = random.Random(0)
+    for _ in range(50):
+        y, x, theta = rng.random(), rng.random(), rng.random() * 2 * math.pi
+        path = official_path(torch.tensor([y, x], dtype=torch.float64), torch.tensor(theta, dtype=torch.float64), 60)
+        v_y, v_x = 0.1 * math.sin(theta), 0.1 * math.cos(theta)
+        for frame in path:
+            y, x = y + v_y, x + v_x
+            if x <= 0:
+                x, v_x = 0.0, -v_x
+            if x >= 1:
+                x, v_x = 1.0, -v_x
+            if y <= 0:
+                y, v_y = 0.0, -v_y
+            if y >= 1:
+                y, v_y = 1.0, -v_y
+            assert [int(36 * c) for c in frame.tolist()] == [int(36 * y), int(36 * x)]
+
+
+def test_stochastic_rule_frame_by_frame():
+    """Against the published loop; both take the same redrawn velocities."""
+    rng, size, free = random.Random(0), 60, 32
+    for _ in range(50):
+        start, speed = [rng.randint(0, 31) for _ in "yx"], [rng.randint(-4, 4) for _ in "yx"]
+        redraw = [[(rng.randint(1, 4), rng.randint(-4, 4)) for _ in "yx"] for _ in range(size)]
+        path = stochastic_path(torch.tensor(start), torch.tensor(speed), torch.tensor(redraw), [free, free])
+        (y, x), (dy, dx) = start, speed
+        for t in range(size):
+            if y < 0:
+                y, dy, dx = 0, redraw[t][0][0], redraw[t][0][1]
+            elif y >= free:
+                y, dy, dx = free - 1, -redraw[t][0][0], redraw[t][0][1]
+            if x < 0:
+                x, dx, dy = 0, redraw[t][1][0], redraw[t][1][1]
+            elif x >= free:
+                x, dx, dy = free - 1, -redraw[t][1][0], redraw[t][1][1]
+            assert path[t].tolist() == [y, x]
+            y, x = y + dy, x + dx
+
+
+@pytest.mark.parametrize("rule", ["official", "stochastic"])
+def test_drawing_pastes_the_digits(rule):
+    """Two overlapping digits: the larger value (official), the clipped sum (stochastic); captions name them."""
+    data = MovingMNIST(*load_digits("train"), canvas=(40, 48), digit_size=28, n_digits=2, frames=3, rule=rule)
+    digits, path = data.images[:2][None], torch.tensor([[[[0, 0], [5, 7]], [[12, 20], [1, 2]], [[3, 3], [3, 3]]]])
+    video = data.draw(digits, path)
+    for t in range(3):
+        expected = torch.zeros(40, 48)
+        for digit, (y, x) in zip(digits[0], path[0, t].tolist()):
+            part = expected[y:y + 28, x:x + 28]
+            part.copy_(torch.maximum(part, digit) if rule == "official" else (part + digit).clamp(max=1))
+        assert torch.equal(video[0, 0, t], expected)
+
+
+@pytest.mark.parametrize("rule", ["official", "stochastic"])
+def test_a_seed_means_the_same_clips(rule):
+    data = MovingMNIST(*load_digits("train"), rule=rule)
+    one, two, other = (data.clips(3, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1]) and not torch.equal(one[0], other[0])
+    assert one[0].shape == (3, 1, 20, 64, 64) and one[0].min() == -1 and one[0].max() <= 1
+    assert one[0].diff(dim=2).abs().amax(dim=(1, 2, 3, 4)).min() > 0, "a clip stands still"
+
+
+def test_full_mnist_is_read_from_idx_files(tmp_path):
+    rng = np.random.RandomState(0)
+    for split, n in (("train", 30), ("t10k", 10)):
+        images, labels = rng.randint(0, 256, (n, 28, 28), np.uint8), rng.randint(0, 10, n).astype(np.uint8)
+        head = lambda array: b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes()
+        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(head(images) + images.tobytes())
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(head(labels) + labels.tobytes())
+    read_images, read_labels = load_digits("heldout", tmp_path)
+    assert np.array_equal(read_images, images) and np.array_equal(read_labels, labels)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(InputError, match="train-images"):
+        load_digits("train", tmp_path)
+
+
+# --- the VAE ------------------------------------------------------------------------------------------------------
+
+def test_encoder_is_local_in_time():
+    """Changing video frames 4..7 changes latent frame 1 and no other."""
+    vae = lively(VideoVAE(MINI))
+    video = torch.rand(1, 1, 16, 32, 32)
+    changed = video.clone()
+    changed[:, :, 4:8] = torch.rand(1, 1, 4, 32, 32)
+    difference = (vae.encode(video) - vae.encode(changed)).abs().amax(dim=(0, 1, 3, 4))
+    assert difference[1] > 0 and difference[[0, 2, 3]].max() == 0
+
+
+def test_decoder_is_causal_in_time_and_uses_its_past():
+    vae = lively(VideoVAE(MINI))
+    latent = torch.randn(1, 4, 4, 4, 4)
+    changed = latent.clone()
+    changed[:, :, 2] += 1
+    difference = (vae.decode(latent) - vae.decode(changed)).abs().amax(dim=(0, 1, 3, 4))
+    assert difference[:8].max() == 0 and difference[8:12].min() > 0 and difference[12:16].min() > 0
+
+
+@pytest.mark.parametrize("pieces", [[1] * 7, [3, 1, 3], [2, 5]])
+def test_streaming_decode_equals_offline_decode(pieces):
+    vae, cache = lively(VideoVAE(MINI)), {}
+    latent = torch.randn(2, 4, 7, 4, 6)
+    streamed = torch.cat([vae.decode(part, cache) for part in latent.split(pieces, dim=2)], dim=2)
+    torch.testing.assert_close(streamed, vae.decode(latent), rtol=1e-4, atol=1e-5)
+
+
+def test_latents_are_normalised_and_decode_inverts_that():
+    vae = lively(VideoVAE(MINI))
+    videos = [torch.rand(4, 1, 8, 32, 32) * 2 - 1 for _ in range(3)]
+    raw = vae.moments(videos[0])[0]
+    before = vae.paint(raw)
+    vae.measure(videos)
+    latent = torch.cat([vae.encode(video) for video in videos])
+    torch.testing.assert_close(latent.mean(dim=(0, 2, 3, 4)), torch.zeros(4), rtol=0, atol=1e-4)
+    torch.testing.assert_close(latent.std(dim=(0, 2, 3, 4)), torch.ones(4), rtol=1e-3, atol=0)
+    torch.testing.assert_close(vae.decode(vae.encode(videos[0])), before, rtol=1e-3, atol=1e-4)
+
+
+def test_conv_is_torch_conv():
+    """The kernel kept as a matrix is a plain 3D convolution."""
+    conv = sora.Conv3d(3, 5, (2, 3, 3))
+    x = torch.randn(2, 3, 4, 6, 6)
+    kernel = conv.kernel.view(5, 2, 3, 3, 3).permute(0, 4, 1, 2, 3).contiguous()
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1, 1, 0))
+    torch.testing.assert_close(conv(x), torch.nn.functional.conv3d(padded, kernel, conv.bias))
+
+
+# --- patches, positions, transformer ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("p,F,h,w", [(1, 4, 4, 4), (2, 3, 4, 6), (2, 1, 8, 2)])
+def test_patchify_is_inverted_by_unpatchify(p, F, h, w):
+    latent = torch.randn(2, 5, F, h, w)
+    tokens = patchify(latent, p)
+    assert torch.equal(unpatchify(tokens, p, F, h, w), latent)
+    f, y, x = (int(c) for c in grid_coords(F, h // p, w // p)[-2, :3])  # a token holds the patch at its coordinates
+    patch = latent[:, :, f, y * p:(y + 1) * p, x * p:(x + 1) * p]
+    assert torch.equal(tokens[:, -2], patch.flatten(1))
+
+
+def test_rope_depends_on_relative_position_only():
+    """q·k after turning stays the same when both move by the same (f,y,x), and changes when one moves alone."""
+    q, k = torch.randn(2, 1, 1, 1, 32, dtype=torch.float64).unbind(0)
+    at = lambda v, f, y, x: rotate(v, *rope_angles(torch.tensor([[f, y, x]], dtype=torch.float64), 32))
+    score = lambda a, b: (at(q, *a) * at(k, *b)).sum()
+    here = score((1, 2, 3), (4, 0, 5))
+    torch.testing.assert_close(score((101, 2.5, 13), (104, 0.5, 15)), here)
+    for moved in ((5, 0, 5), (4, 1, 5), (4, 0, 6)):
+        assert (score((1, 2, 3), moved) - here).abs() > 1e-3
+
+
+def test_block_is_the_identity_at_initialisation():
+    dit = DiT(MINI, 10)
+    x, condition, row = torch.randn(2, 6, 48), torch.randn(2, 48), torch.tensor([0] * 6 + [1] * 6)
+    rope = rope_angles(torch.rand(6, 3), 24)
+    assert torch.equal(dit.blocks[0](x, condition, row, rope), x)
+    assert dit(torch.randn(2, 4, 4, 4, 4), torch.rand(2, 4), torch.ones(2, 1, dtype=torch.long)).abs().max() == 0
+
+
+def test_tokens_are_a_set():
+    """Shuffled tokens with their coordinates and rows come out shuffled the same way."""
+    dit = lively(DiT(MINI, 10))
+    coords, tokens = grid_coords(4, 4, 4), torch.randn(2, 64, 4)
+    row, t, caption = coords[:, 0].long().expand(2, -1), torch.rand(2, 4), torch.randint(0, 11, (2, 4, 2))
+    order = torch.randperm(64)
+    out = dit.forward_tokens(tokens, coords, row, t, caption)
+    shuffled = dit.forward_tokens(tokens[:, order], coords[order], row[:, order], t, caption)
+    torch.testing.assert_close(shuffled, out[:, order], rtol=1e-4, atol=1e-5)
+
+
+def test_attention_mask_separates_packed_clips():
+    """Three clips of different sizes in one sequence give what each gives alone, outputs and gradients."""
+    dit = lively(DiT(MINI, 10))
+    shapes = [(2, 4, 4), (1, 2, 6), (3, 4, 2)]
+    latents = [torch.randn(1, 4, *shape) for shape in shapes]
+    levels, captions = [torch.rand(1, s[0]) for s in shapes], [torch.tensor([[i + 1, 2]]) for i in range(3)]
+    alone = [patchify(dit(*args), 1) for args in zip(latents, levels, captions)]
+    torch.cat(alone, dim=1).square().sum().backward()
+    gradients = [p.grad.clone() for p in dit.parameters()]
+    dit.zero_grad()
+    coords = [grid_coords(*shape) for shape in shapes]
+    first_row = np.cumsum([0, 2, 1])
+    packed = dit.forward_tokens(
+        torch.cat([patchify(x, 1) for x in latents], dim=1), torch.cat(coords),
+        torch.cat([c[:, 0].long() + int(r) for c, r in zip(coords, first_row)])[None], torch.cat(levels, dim=1),
+        torch.cat([c.expand(s[0], -1) for c, s in zip(captions, shapes)])[None],
+        clip=torch.cat([torch.full((len(c),), i) for i, c in enumerate(coords)])[None])
+    torch.testing.assert_close(packed, torch.cat(alone, dim=1), rtol=1e-4, atol=1e-5)
+    packed.square().sum().backward()
+    for p, expected in zip(dit.parameters(), gradients):
+        torch.testing.assert_close(p.grad, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_each_frame_feels_its_own_level_and_word():
+    dit = lively(DiT(MINI, 10))
+    x, t, caption = torch.randn(1, 4, 4, 4, 4), torch.full((1, 4), 0.5), torch.tensor([[3, 0]])
+    out = dit(x, t, caption)
+    for other in (dit(x, t.clone().index_fill_(1, torch.tensor([2]), 0.1), caption), dit(x, t, torch.tensor([[4, 0]]))):
+        assert (other - out).abs().amax(dim=(0, 1, 3, 4)).min() > 0
+    torch.testing.assert_close(dit(x, t, torch.tensor([[0, 3]])), out)           # a caption is a bag of words
+
+
+# --- diffusion ----------------------------------------------------------------------------------------------------
+
+def test_q_sample_has_the_stated_mean_and_variance():
+    process, x0 = DDPM(), torch.full((1, 1, 2, 1, 1), 3.0).expand(1, 200000, 2, 1, 1)
+    t = torch.tensor([[0, 400]])
+    x = process.q_sample(x0, t, torch.randn(x0.shape))
+    bar = process.alpha_bar[400].item()
+    assert torch.equal(x[:, :, 0], x0[:, :, 0]), "level 0 is the data, bit for bit"
+    assert abs(x[:, :, 1].mean() - 3 * bar ** 0.5) < 0.01 and abs(x[:, :, 1].var() - (1 - bar)) < 0.01
+
+
+def test_posterior_follows_from_bayes_rule():
+    """q(x_s | x_t, x0) is proportional to q(x_t | x_s) q(x_s | x0): a product of two Gaussians, on a grid."""
+    process = DDPM()
+    process.alpha_bar = process.alpha_bar.double()
+    shape = lambda value: torch.full((1, 1, 1, 1, 1), value, dtype=torch.float64)
+    for t, s in ((500, 499), (900, 300), (20, 19)):
+        bar_t, bar_s = process.alpha_bar[t], process.alpha_bar[s]
+        x0, x_t = 0.7, -0.4
+        grid = torch.linspace(-8, 8, 400001, dtype=torch.float64)
+        step = bar_t / bar_s
+        log_p = -(x_t - step.sqrt() * grid) ** 2 / (2 * (1 - step)) - (grid - bar_s.sqrt() * x0) ** 2 / (2 * (1 - bar_s))
+        p = (log_p - log_p.max()).exp()
+        mean = (p * grid).sum() / p.sum()
+        variance = (p * (grid - mean) ** 2).sum() / p.sum()
+        got_mean, got_variance = process.posterior(shape(x0), shape(x_t), torch.tensor([[t]]), torch.tensor([[s]]))
+        torch.testing.assert_close(got_mean.squeeze(), mean, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(got_variance.squeeze(), variance, rtol=1e-4, atol=1e-9)
+
+
+def test_alpha_bar_is_the_product_of_one_minus_beta():
+    bar = DDPM(100).alpha_bar
+    assert bar[0] == 1 and len(bar) == 101 and (bar.diff() < 0).all() and 0 < bar[-1] < 1e-3
+    assert ((1 - bar[1:] / bar[:-1]) <= 0.9991).all()
+    assert DDPM().level_of(0.0) == 0
+    level = DDPM().level_of(0.1)
+    deviation = (1 - DDPM().alpha_bar).sqrt()
+    assert deviation[level - 1] < 0.1 <= deviation[level]
+
+
+SIGMA = 0.5  # deviation of the Gaussian data below
+
+
+def exact(process):
+    """The optimal prediction for data ~ N(0, SIGMA^2): every conditional expectation is linear in x."""
+    def model(x, t, caption):
+        if isinstance(process, SiT):
+            t = sora.per_frame(t, x)
+            a, s = 1 - t, t
+            gain = (s - a * SIGMA ** 2) / (a ** 2 * SIGMA ** 2 + s ** 2)       # E[eps - x0 | x_t] / x_t
+            return gain * x
+        a, s = process.signal_noise((t * process.N).round().long(), x)
+        total = a ** 2 * SIGMA ** 2 + s ** 2
+        x0, eps = a * SIGMA ** 2 / total * x, s / total * x
+        return {"v": a * eps - s * x0, "eps": eps, "x0": x0}[process.prediction]
+    return model
+
+
+def gaussian_deviation(process, sampler, steps):
+    """The gain of a whole sampling run of a deterministic sampler on one number, in float64."""
+    latent = torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
+    x = torch.ones_like(latent)
+    for t, s in zip(process.schedule(steps)[:-1], process.schedule(steps)[1:]):
+        x = getattr(process, sampler)(exact(process), x, t.double()[None, None] if isinstance(process, SiT)
+                                      else t[None, None], s.double()[None, None] if isinstance(process, SiT)
+                                      else s[None, None], None)
+    return x.item()
+
+
+@pytest.mark.parametrize("prediction", ["v", "eps", "x0"])
+def test_ancestral_follows_the_gaussian_recursion(prediction):
+    """With the exact denoiser x_s = g x_t + noise: the variance after each step is known in closed form."""
+    process = DDPM(1000, prediction)
+    schedule = process.schedule(25).tolist()
+    x, variance = torch.randn(1, 200000, 1, 1, 1), 1.0
+    for t, s in zip(schedule[:-1], schedule[1:]):
+        x = process.ancestral(exact(process), x, torch.tensor([[t]]), torch.tensor([[s]]), None)
+        bar_t, bar_s = process.alpha_bar[t].item(), process.alpha_bar[s].item()
+        gain_x0 = bar_t ** 0.5 * SIGMA ** 2 / (bar_t * SIGMA ** 2 + 1 - bar_t)
+        beta = 1 - bar_t / bar_s
+        gain = bar_s ** 0.5 * beta / (1 - bar_t) * gain_x0 + (bar_t / bar_s) ** 0.5 * (1 - bar_s) / (1 - bar_t)
+        variance = gain ** 2 * variance + beta * (1 - bar_s) / (1 - bar_t)
+        assert abs(x.var().item() / variance - 1) < 0.03
+    many, v = process.schedule(1000).tolist(), 1.0                             # and with all steps it ends at the data's
+    for t, s in zip(many[:-1], many[1:]):
+        bar_t, bar_s = process.alpha_bar.double()[t].item(), process.alpha_bar.double()[s].item()
+        gain_x0 = bar_t ** 0.5 * SIGMA ** 2 / (bar_t * SIGMA ** 2 + 1 - bar_t)
+        beta = 1 - bar_t / bar_s
+        gain = bar_s ** 0.5 * beta / (1 - bar_t) * gain_x0 + (bar_t / bar_s) ** 0.5 * (1 - bar_s) / (1 - bar_t)
+        v = gain ** 2 * v + beta * (1 - bar_s) / (1 - bar_t)
+    assert abs(v ** 0.5 / SIGMA - 1) < 0.01
+
+
+@pytest.mark.parametrize("sampler,order", [("ddim", 1), ("euler", 1), ("heun", 2)])
+def test_deterministic_samplers_converge_at_their_order(sampler, order):
+    """The flow must take deviation 1 to SIGMA; the error falls by 2^order when the steps double."""
+    def process():
+        if sampler == "ddim":
+            p = DDPM(4096)
+            bar = torch.cos(torch.arange(4097, dtype=torch.float64) / 4097 * math.pi / 2) ** 2  # smooth to the very end
+            p.alpha_bar = bar
+            return p
+        return SiT()
+    errors = [abs(gaussian_deviation(process(), sampler, steps) - SIGMA) for steps in (32, 64, 128)]
+    for coarse, fine in zip(errors, errors[1:]):
+        assert 0.8 * 2 ** order < coarse / fine < 1.25 * 2 ** order, errors
+
+
+def test_guidance_is_linear_and_acts_on_every_channel():
+    dit = lively(DiT(MINI, 10))
+    x, t, caption = torch.randn(2, 4, 4, 4, 4), torch.rand(2, 4), torch.tensor([[1], [2]])
+    none, one, three = dit(x, t, caption * 0), guided(dit, 1)(x, t, caption), guided(dit, 3)(x, t, caption)
+    torch.testing.assert_close(one, dit(x, t, caption))
+    torch.testing.assert_close(three, none + 3 * (one - none), rtol=1e-4, atol=1e-5)
+    assert ((three - one).abs().amax(dim=(0, 2, 3, 4)) > 1e-3).all()
+
+
+KNOWN = {"none": [], "first": [0], "prefix": [0, 1], "suffix": [3], "both ends": [0, 3], "middle": [1, 2],
+         "every other": [0, 2], "all": [0, 1, 2, 3]}
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "euler", "heun"])
+@pytest.mark.parametrize("known", KNOWN.values(), ids=KNOWN)
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_known_frames_come_back_bit_equal(sampler, known, noise):
+    process = DDPM() if sampler in DDPM.samplers else SiT()
+    mask = torch.tensor([f in known for f in range(4)])
+    latent = torch.randn(2, 4, 4, 4, 4)
+    out = generate(lively(DiT(MINI, 10)), process, latent, mask, torch.tensor([[1], [2]]), 4, 2.0, sampler, noise)
+    assert torch.equal(out[:, :, mask], latent[:, :, mask]) and torch.isfinite(out).all()
+    if not mask.all():
+        assert (out[:, :, ~mask] - latent[:, :, ~mask]).abs().min(dim=1).values.max() > 0
+
+
+@pytest.mark.parametrize("process", [DDPM(), SiT()], ids=["ddpm", "sit"])
+def test_known_frames_reach_the_model_at_the_level_they_have(process):
+    """Clean known frames at level 0; with context noise, noise of that very deviation is in them."""
+    seen = []
+
+    def model(x, t, caption):
+        seen.append((x, t))
+        return torch.zeros_like(x)
+    latent, known = torch.ones(1, 20000, 3, 1, 1), torch.tensor([True, False, False])
+    generate(model, process, latent, known, None, 3)
+    assert all(torch.equal(x[:, :, 0], latent[:, :, 0]) and (t[:, 0] == 0).all() for x, t in seen)
+    seen.clear()
+    generate(model, process, latent, known, None, 3, context_noise=0.2)
+    for x, t in seen:
+        assert abs(x[:, :, 0].std() - 0.2) < 0.01 and (t[:, 0] > 0).all() and torch.equal(t[:, 0], seen[0][1][:, 0])
+
+
+def test_loss_ignores_known_frames():
+    """A model that is right on unknown frames and wild on known ones has loss 0."""
+    process = SiT()
+    x0 = torch.zeros(64, 2, 4, 2, 2)
+
+    def model(x, t, caption):                                                  # x0 = 0, so eps = x / t
+        t = sora.per_frame(t, x)
+        return torch.where(t > 0, x / t.clamp(min=1e-6), 1e6)
+    loss, error, t = diffusion_loss(model, process, x0, None)
+    assert loss < 1e-6 and 0.05 < (t == 0).float().mean() < 0.6
+
+
+def test_extension_continues_from_the_newest_frames():
+    """Each window sees the last `context` frames, unchanged, and what it yields becomes the past of the next."""
+    past, seen = torch.randn(1, 4, 3, 4, 4), []
+
+    def model(x, t, caption):
+        seen.append(x[:, :, :2].clone())
+        return torch.zeros_like(x)
+    windows = extend(model, SiT(), past, torch.zeros(1, 1).long(), window=4, context=2, steps=1)
+    first, second = next(windows), next(windows)
+    assert torch.equal(seen[0], past[:, :, -2:]) and torch.equal(seen[1], first) and second.shape[2] == 2
+
+
+@pytest.mark.parametrize("process", ["ddpm", "sit"])
+def test_one_batch_can_be_overfitted(process):
+    """The VAE, then the transformer, on two clips: the loss falls to a small part of where it began."""
+    data = MovingMNIST(*load_digits("train"), (32, 32), 20, 1, 8)
+    video, caption = data.clips(2, torch.Generator().manual_seed(0))
+    vae = VideoVAE(replace(MINI, vae_width=16))
+    optimizer = torch.optim.AdamW(vae.parameters(), 4e-3)
+    first = vae.loss(video, 0)[1].item()
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss, error, _ = vae.loss(video, 1e-4)
+        loss.backward()
+        optimizer.step()
+    assert error < 0.25 * first
+    vae.measure([video])
+    latent = vae.encode(video).detach()
+    dit, process = DiT(MINI, 10), sora.make_process(replace(MINI, process=process))
+    optimizer = torch.optim.AdamW(dit.parameters(), 3e-3)
+    losses = []
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = diffusion_loss(dit, process, latent.repeat(8, 1, 1, 1, 1), caption.repeat(8, 1))[0]
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-20:]) < 0.35 * np.mean(losses[:5])
+
+
+# --- checkpoints and scripts --------------------------------------------------------------------------------------
+
+def test_checkpoint_round_trip(tmp_path):
+    state = dict(step=3, weights={"a": torch.randn(3)}, words=["0", "1"], config={"dim": 48})
+    save_checkpoint(tmp_path / "x.pt", **state)
+    back = load_checkpoint(tmp_path / "x.pt")
+    assert torch.equal(back["weights"]["a"], state["weights"]["a"]) and back["words"] == ["0", "1"]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+
+
+TINY_RUN = ["--vae-width", "8", "--dim", "48", "--depth", "2", "--heads", "2", "--vae-steps", "7", "--steps", "9", "--batch",
+            "4", "--vae-batch", "2", "--sample-steps", "2", "--log-every", "4", "--save-every", "5", "--device", "cpu"]
+
+
+def script(name, *args, code=0):
+    """Runs a script as a user would, in a process of its own; returns what it printed."""
+    done = subprocess.run([sys.executable, str(HERE / name), *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def call(main, *args):
+    """The same without the seconds that importing torch takes."""
+    return main([str(arg) for arg in args])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A miniature, trained from end to end by train.py: too short to be good, long enough to be whole."""
+    out = tmp_path_factory.mktemp("run")
+    printed = script("train.py", *TINY_RUN, "--out", out)
+    assert "expected" in printed and "got" in printed
+    return out
+
+
+def test_train_leaves_pictures_a_log_and_a_checkpoint(trained):
+    for name in ("preview.gif", "preview.png", "samples.gif", "samples.png"):
+        assert iio.imread(trained / name).std() > 0, name
+    log = list(csv.DictReader((trained / "log.csv").open()))
+    assert [(row["stage"], int(row["step"])) for row in log] == [("vae", 4), ("vae", 7), ("dit", 4), ("dit", 8), ("dit", 9)]
+    assert all(float(row["loss"]) > 0 for row in log)
+    assert any(row[f"level_{i / 10:.1f}"] for row in log for i in range(10) if row["stage"] == "dit")
+    state = load_checkpoint(trained / "sora.pt")
+    assert state["words"] == [str(i) for i in range(10)] and "train.py" in state["command"]
+
+
+def same(a, b):
+    """Equal, bit for bit, all the way down."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("stage,step", [("vae", 3), ("dit", 6)])
+def test_resumed_equals_never_stopped(trained, tmp_path, monkeypatch, stage, step):
+    """Interrupted with Ctrl-C in the middle of a stage, then resumed: the same weights, optimizers and log."""
+    real = getattr(train, f"{stage}_loss")
+
+    def interrupted(run, now):
+        if now == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(run, now)
+    monkeypatch.setattr(train, f"{stage}_loss", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        call(train.main, *TINY_RUN, "--out", tmp_path)
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "sora.pt")["step"] == step + 1
+    call(train.main, "--resume", "--out", tmp_path, "--log-every", 4, "--save-every", 5, "--device", "cpu")
+    one, two = (load_checkpoint(folder / "sora.pt") for folder in (trained, tmp_path))
+    for key in one.keys() - {"seconds", "command"}:
+        assert same(one[key], two[key]), key
+    one, two = (list(csv.DictReader((folder / "log.csv").open())) for folder in (trained, tmp_path))
+    for row in one + two:
+        del row["seconds"]
+    assert one == two
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    real = train.dit_loss
+
+    def broken(run, step):
+        loss, sums = real(run, step)
+        return loss, sums * (math.nan if step == 6 else 1)
+    monkeypatch.setattr(train, "dit_loss", broken)
+    with pytest.raises(FloatingPointError, match="no longer a number"):
+        call(train.main, *TINY_RUN, "--out", tmp_path)
+    state = load_checkpoint(tmp_path / "sora.pt")
+    assert state["step"] == 5 and all(torch.isfinite(p).all() for p in state["dit"].values())
+
+
+def test_vae_is_shared_and_weights_are_taken_over(trained, tmp_path):
+    call(train.main, *TINY_RUN, "--out", tmp_path, "--vae", trained / "sora.pt", "--process", "sit", "--seed", "5")
+    one, two = load_checkpoint(trained / "sora.pt"), load_checkpoint(tmp_path / "sora.pt")
+    assert same(one["vae"], two["vae"]) and not same(one["dit"], two["dit"])
+    assert {row["stage"] for row in csv.DictReader((tmp_path / "log.csv").open())} == {"dit"}
+    call(sample.main, "--ckpt", tmp_path / "sora.pt", "--out", tmp_path / "x.gif", "--sampler", "heun", "--steps", 2)
+    assert iio.imread(tmp_path / "x.gif", index=None).shape[0] == 16
+
+
+@pytest.mark.parametrize("name,args,shape", [
+    ("a.gif", ["--prompt", "3", "--scale", "2"], (16, 64, 64, 3)),
+    ("a.mp4", ["--prompt", "3", "--n", "3", "--frames", "6"], (6, 66, 66, 3)),
+    ("a.npy", ["--frames", "50", "--size", "48x40", "--sampler", "ddim", "--context-noise", "0.1"], (50, 48, 40, 3))])
+def test_sample_writes_what_was_asked_for(trained, tmp_path, name, args, shape):
+    call(sample.main, "--ckpt", trained / "sora.pt", "--out", tmp_path / name, *args)
+    video = np.load(tmp_path / name) if name.endswith("npy") else iio.imread(tmp_path / name, index=None if
+                                                                           name.endswith("gif") else ...)
+    assert video.shape == shape and (tmp_path / name).with_suffix(".png").exists()
+
+
+@pytest.mark.parametrize("ending", ["gif", "mp4", "npy", "folder"])
+def test_extend_goes_on_from_a_clip(trained, tmp_path, ending):
+    """The given part of the result is the VAE's reconstruction of the given clip, whatever came after it."""
+    video, _ = MovingMNIST(*load_digits("heldout"), (32, 32), 20, 1, 12).clips(1, torch.Generator().manual_seed(0))
+    clip = tmp_path / f"clip.{ending}"
+    if ending == "folder":
+        clip.mkdir()
+        for i, frame in enumerate(clips.to_pixels(video[0])):
+            iio.imwrite(clip / f"{i:03d}.png", frame)
+    else:
+        clips.write_clip(clip, video)
+    read = clips.read_clip(clip)
+    assert read.shape == video[0].shape and (read - video[0]).abs().mean() < (0.05 if ending == "mp4" else 0.005)
+    printed = script("sample.py", "--ckpt", trained / "sora.pt", "--extend", clip, "--frames", 30, "--out", tmp_path / "x.npy")
+    _, vae, _, _, _ = sora.load_models(trained / "sora.pt")
+    with torch.no_grad():
+        expected = clips.to_pixels(vae.decode(vae.encode(read[None]))[0]).astype(int)
+    result = np.load(tmp_path / "x.npy").astype(int)
+    assert "given frames" in printed and result.shape == (30, 32, 32, 3)
+    assert abs(result[:12] - expected).mean() < 2
+
+
+# --- bad input: one clear line, exit code 2, nothing lost -----------------------------------------------------------
+
+def complaint(main, *args):
+    """What a script says about bad input: one line."""
+    with pytest.raises(InputError) as caught:
+        call(main, *args)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["train.py", "sample.py"])
+def test_a_complaint_is_one_line_without_traceback_and_exit_code_2(tmp_path, name):
+    printed = script(name, "--device", "abacus", "--out", tmp_path / "x.gif", code=2)
+    assert "Traceback" not in printed and len(printed.splitlines()) == 1 and "'abacus'" in printed
+
+
+@pytest.mark.parametrize("args,words", [
+    (["--preset", "huge"], "'huge'.*tiny"), (["--height", "60"], "height 60 .*multiple of 8"),
+    (["--patch", "2", "--width", "40"], "width 40 .*multiple of 16.*8 for the VAE x 2"), (["--frames", "10"], "frames 10 "),
+    (["--frames", "0"], "frames 0 "), (["--process", "gan"], "'gan'.*ddpm"), (["--prediction", "y"], "'y'.*x0"),
+    (["--batch", "0"], "batch 0"), (["--digit-size", "40"], "40.*32"), (["--heads", "7"], "dim 192 .*14"),
+    (["--rule", "odd"], "'odd'.*official"), (["--mnist", "no/such"], "no/such"), (["--resume"], "sora.pt"),
+    (["--vae", "no.pt"], "no.pt"), (["--caption-drop", "2"], "caption_drop 2"), (["--save-every", "0"], "save-every 0")])
+def test_train_refuses(tmp_path, args, words):
+    assert re.search(words, complaint(train.main, "--out", tmp_path / "out", *args))
+
+
+@pytest.mark.parametrize("args,words", [
+    (["--prompt", "3 x"], "'x'.*0, 1, 2"), (["--frames", "0"], "frames 0"), (["--frames", "-3"], "frames -3"),
+    (["--n", "0"], "n 0"), (["--size", "30x32"], "height 30"), (["--size", "big"], "big.*HxW"), (["--steps", "0"], "steps 0"),
+    (["--sampler", "euler"], "euler.*ddpm"), (["--context", "16"], "context"), (["--context-noise", "1.5"], "1.5"),
+    (["--extend", "no.gif"], "no.gif"), (["--out", "x.avi"], "'.avi'.*gif"), (["--scale", "0"], "scale 0"),
+    (["--fps", "0"], "fps 0")])
+def test_sample_refuses(trained, tmp_path, args, words):
+    out = [] if "--out" in args else ["--out", tmp_path / "x.gif"]
+    assert re.search(words, complaint(sample.main, "--ckpt", trained / "sora.pt", *out, *args))
+
+
+def test_scripts_refuse_unusable_checkpoints(trained, tmp_path):
+    whole = (trained / "sora.pt").read_bytes()
+    (tmp_path / "short.pt").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    torch.save({"model": torch.zeros(3)}, tmp_path / "foreign.pt")
+    torch.save(load_checkpoint(trained / "sora.pt") | {"format": 0}, tmp_path / "old.pt")
+    for name, words in (("short", "damaged"), ("text", "damaged"), ("foreign", "not a checkpoint of"), ("old", "format 0"),
+                        ("missing", "no such")):
+        assert words in complaint(sample.main, "--ckpt", tmp_path / f"{name}.pt", "--out", tmp_path / "x.gif")
+        assert words in complaint(train.main, "--init", tmp_path / f"{name}.pt", "--out", tmp_path / "out")
+    assert "do not fit" in complaint(train.main, "--init", trained / "sora.pt", "--dim", "96", "--out", tmp_path / "out")
+
+
+def test_scripts_refuse_places_that_cannot_be_written(trained, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot be written" in complaint(train.main, "--out", tmp_path / "file")
+    assert "cannot be written" in complaint(sample.main, "--ckpt", trained / "sora.pt", "--out", tmp_path / "file" / "x.gif")
+
+
+def test_unknown_flags_are_refused_and_all_fields_are_explained():
+    assert "--lerning-rate" in script("train.py", "--lerning-rate", "1", code=2)
+    printed = " ".join(script("train.py", "--help").split())
+    for item in fields(Config):
+        assert f"--{item.name.replace('_', '-')}" in printed and " ".join(item.metadata["help"].split()) in printed
