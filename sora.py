@@ -71,7 +71,7 @@ class Config:
     dim: int = _opt(192, "width of the transformer")
     depth: int = _opt(6, "blocks")
     heads: int = _opt(6, "attention heads; dim / heads is even and at least 12")
-    steps: int = _opt(2400, "training steps of the transformer")
+    steps: int = _opt(2600, "training steps of the transformer")
     batch: int = _opt(32, "clips in a step of the transformer")
     muon: float = _opt(1e-2, "learning rate of the matrices inside the blocks (Muon)")
     lr: float = _opt(2e-3, "learning rate of everything else (AdamW)")
@@ -88,8 +88,8 @@ class Config:
 
 PRESETS = {
     "tiny": Config(),
-    "small": Config(height=64, width=64, frames=20, digits=2, digit_size=28, vae_width=96, vae_steps=6000, vae_batch=8,
-                    patch=2, dim=256, depth=6, heads=8, steps=60000),
+    "small": Config(height=64, width=64, frames=20, digits=2, digit_size=28, vae_steps=8000, vae_batch=4, patch=2,
+                    dim=240, steps=60000),
     "base": Config(height=128, width=128, frames=32, channels=3, digits=2, digit_size=28, vae_width=192, vae_depth=2,
                    vae_steps=50000, patch=2, dim=768, depth=12, heads=12, steps=200000, batch=64),
 }
@@ -312,7 +312,7 @@ class DiTBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = (
             per_row.index_select(0, row).view(*x.shape[:2], -1).chunk(6, dim=-1))         # (B,N,D) each
         x = x + gate1 * self.attend(norm(x) * (1 + scale1) + shift1, rope, mask)
-        return x + gate2 * self.down(nnf.gelu(self.up(norm(x) * (1 + scale2) + shift2), approximate="tanh"))
+        return x + gate2 * self.down(nnf.gelu(self.up(norm(x) * (1 + scale2) + shift2)))
 
     def attend(self, x, rope, mask):
         """Multi-head self-attention over all tokens that `mask` allows; queries and keys normalised (ViT-22B) and turned."""
