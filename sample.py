@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from data import clips, score
-from sora import SPACE, TIME, InputError, check_device, extend, has_bf16, load_models, tune_cpu
+from sora import SPACE, TIME, InputError, autocast, check_device, extend, load_models, tune_cpu
 
 
 def parse(argv=None):
@@ -80,17 +80,19 @@ def parse_size(text, grid):
     return height // SPACE, width // SPACE
 
 
-def open_clip(path, config, n, device):
-    """The newest whole latent frames' worth of the clip, n times: (n,c,T,H,W) with T a multiple of 4."""
+def open_clip(path, config, device):
+    """The clip without the first frames that do not fill a latent frame: (1,c,T,H,W) with T a multiple of 4."""
     clip = clips.read_clip(path, config.channels)
     _, T, H, W = clip.shape
     grid = SPACE * config.patch
     if T < TIME or H % grid or W % grid:
-        raise InputError(f"{path}: {T} frames of {H}x{W}: expected at least {TIME} frames, height and width multiples of "
-                         f"{grid}; crop or resize it")
+        raise InputError(f"{path}: {T} frames of {H}x{W}: expected at least {TIME} frames, height and width multiples "
+                         f"of {grid}; crop or resize it")
     if (H, W) != (config.height, config.width):
         print(f"note: {path} is {H}x{W}; this model was trained at {config.height}x{config.width}")
-    return clip[:, T % TIME:].expand(n, -1, -1, -1, -1).to(device)
+    if T % TIME:
+        print(f"note: the first {T % TIME} frames of {path} are left out: the VAE takes {TIME} at a time")
+    return clip[None, :, T % TIME:].to(device)
 
 
 @torch.no_grad()
@@ -100,37 +102,45 @@ def main(argv=None):
     tune_cpu()
     positive(args, "n", "frames", "steps", "window", "context", "fps", "scale")
     n = args.n or (64 if args.score else 1)
+    if not 0 <= args.seed < 2 ** 63:
+        raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
+    if args.extend and args.size:
+        raise InputError(f"--size {args.size}: the size is that of the clip to extend; leave it out")
     check_device(args.device)
-    clips.check_writable(args.out)
+    if not args.score:
+        clips.check_writable(args.out)
     config, vae, dit, process, words = load_models(args.ckpt, args.device)
-    caption = word_ids(args.prompt, words, n, args.device)
     if args.sampler not in (None, *process.samplers):
         raise InputError(f"--sampler {args.sampler}: this checkpoint's process is {config.process}, expected one of "
                          f"{', '.join(process.samplers)}")
     if not 0 <= args.context_noise < 1:
         raise InputError(f"--context-noise {args.context_noise}: expected 0 to less than 1")
-    sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler,
+    sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler, context_noise=args.context_noise,
                     guidance=config.guidance if args.guidance is None else args.guidance)
-    kind = torch.device(args.device).type
-    autocast = torch.autocast(kind, torch.bfloat16, enabled=has_bf16(kind))
     if args.score:
-        with autocast:
+        with autocast(args.device):
             score.score(config, vae, dit, process, n, args.seed, **sampling)
         return
+    caption = word_ids(args.prompt, words, n, args.device)
     window = latent_frames(args.window or config.frames)
     context = latent_frames(args.context) if args.context else window // 2
+    if not 0 < context < window:
+        raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME} frames "
+                         f"of context and {TIME} new ones")
     rng = torch.Generator(args.device).manual_seed(args.seed)
-    with autocast:
+    with autocast(args.device):
         if args.extend:
-            given = open_clip(args.extend, config, n, args.device)
-            past, frames = vae.encode(given), args.frames or given.shape[2] + 64
+            given = open_clip(args.extend, config, args.device)
+            past, frames = vae.encode(given).expand(n, -1, -1, -1, -1), args.frames or given.shape[2] + 64
             if frames <= given.shape[2]:
-                raise InputError(f"--frames {frames}: the clip has {given.shape[2]} already; ask for more, it is the total")
+                raise InputError(f"--frames {frames}: the clip has {given.shape[2]} already; ask for more in all")
         else:
             h, w = parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
-            past, frames = torch.zeros(n, config.latent_channels, 0, h, w, device=args.device), args.frames or config.frames
-        windows = extend(dit, process, past, caption, window, context, rng, context_noise=args.context_noise, **sampling)
-        cache, video = {}, [vae.decode(past, cache)] if args.extend else []
+            past = torch.zeros(n, config.latent_channels, 0, h, w, device=args.device)
+            frames = args.frames or config.frames
+        windows = extend(dit, process, past, caption, window, context, rng, **sampling)
+        cache = {}                                                             # the decoder goes on where it was
+        video = [vae.decode(past, cache)] if args.extend else []
         with tqdm(total=frames, initial=past.shape[2] * TIME, unit="frame") as bar:
             while (done := sum(part.shape[2] for part in video)) < frames:
                 video.append(vae.decode(next(windows), cache))
@@ -138,7 +148,8 @@ def main(argv=None):
     video = torch.cat(video, dim=2)[:, :, :frames].clamp(-1, 1)
     if args.extend:
         error = (video[:, :, :given.shape[2]] - given).abs().mean() / 2
-        print(f"the {given.shape[2]} given frames are shown as the VAE reconstructs them: {error:.4f} off on average (0 to 1)")
+        print(f"the {given.shape[2]} given frames are shown as the VAE reconstructs them: off by {error:.4f} of the pixel "
+              "range on average")
     clips.write_clip(args.out, video, args.fps, args.scale)
     print(f"wrote {args.out} and {Path(args.out).with_suffix('.png')}: {n} x {frames} frames of "
           f"{video.shape[3]}x{video.shape[4]}")

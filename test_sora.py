@@ -530,7 +530,7 @@ def test_resumed_equals_never_stopped(trained, tmp_path, monkeypatch, stage, ste
         call(train.main, *TINY_RUN, "--out", tmp_path)
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "sora.pt")["step"] == step + 1
-    call(train.main, "--resume", "--out", tmp_path, "--log-every", 4, "--save-every", 5, "--device", "cpu")
+    call(train.main, "--resume", "--out", tmp_path, "--device", "cpu")
     one, two = (load_checkpoint(folder / "sora.pt") for folder in (trained, tmp_path))
     for key in one.keys() - {"seconds", "command"}:
         assert same(one[key], two[key]), key
@@ -544,10 +544,10 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, monke
     real = train.dit_loss
 
     def broken(run, step):
-        loss, sums = real(run, step)
-        return loss, sums * (math.nan if step == 6 else 1)
+        loss, columns, values, weights = real(run, step)
+        return loss, columns, values * (math.nan if step == 6 else 1), weights
     monkeypatch.setattr(train, "dit_loss", broken)
-    with pytest.raises(FloatingPointError, match="no longer a number"):
+    with pytest.raises(SystemExit, match="no longer a number"):
         call(train.main, *TINY_RUN, "--out", tmp_path)
     state = load_checkpoint(tmp_path / "sora.pt")
     assert state["step"] == 5 and all(torch.isfinite(p).all() for p in state["dit"].values())
@@ -612,12 +612,12 @@ def test_a_complaint_is_one_line_without_traceback_and_exit_code_2(tmp_path, nam
 
 
 @pytest.mark.parametrize("args,words", [
-    (["--preset", "huge"], "'huge'.*tiny"), (["--height", "60"], "height 60 .*multiple of 8"),
-    (["--patch", "2", "--width", "40"], "width 40 .*multiple of 16.*8 for the VAE x 2"), (["--frames", "10"], "frames 10 "),
-    (["--frames", "0"], "frames 0 "), (["--process", "gan"], "'gan'.*ddpm"), (["--prediction", "y"], "'y'.*x0"),
+    (["--height", "60"], "height 60 .*multiple of 8"),
+    (["--patch", "2", "--width", "40"], "width 40 .*multiple of 16.*8 for the VAE x 2"), (["--heads", "0"], "heads 0"), (["--frames", "10"], "frames 10 "),
+    (["--frames", "0"], "frames 0: expected 8 or more"), (["--process", "gan"], "'gan'.*ddpm"), (["--prediction", "y"], "'y'.*x0"),
     (["--batch", "0"], "batch 0"), (["--digit-size", "40"], "40.*32"), (["--heads", "7"], "dim 192 .*14"),
     (["--rule", "odd"], "'odd'.*official"), (["--mnist", "no/such"], "no/such"), (["--resume"], "sora.pt"),
-    (["--vae", "no.pt"], "no.pt"), (["--caption-drop", "2"], "caption_drop 2"), (["--save-every", "0"], "save-every 0")])
+    (["--vae", "no.pt"], "no.pt"), (["--caption-drop", "2"], "caption_drop 2"), (["--save-every", "0"], "save_every 0"), (["--seed", "-1"], "seed -1")])
 def test_train_refuses(tmp_path, args, words):
     assert re.search(words, complaint(train.main, "--out", tmp_path / "out", *args))
 
@@ -625,7 +625,7 @@ def test_train_refuses(tmp_path, args, words):
 @pytest.mark.parametrize("args,words", [
     (["--prompt", "3 x"], "'x'.*0, 1, 2"), (["--frames", "0"], "frames 0"), (["--frames", "-3"], "frames -3"),
     (["--n", "0"], "n 0"), (["--size", "30x32"], "height 30"), (["--size", "big"], "big.*HxW"), (["--steps", "0"], "steps 0"),
-    (["--sampler", "euler"], "euler.*ddpm"), (["--context", "16"], "context"), (["--context-noise", "1.5"], "1.5"),
+    (["--sampler", "euler"], "euler.*ddpm"), (["--context", "16"], "--context 16"), (["--window", "4"], "--window 4"), (["--seed", "-1"], "seed -1"), (["--context-noise", "1.5"], "1.5"),
     (["--extend", "no.gif"], "no.gif"), (["--out", "x.avi"], "'.avi'.*gif"), (["--scale", "0"], "scale 0"),
     (["--fps", "0"], "fps 0")])
 def test_sample_refuses(trained, tmp_path, args, words):
@@ -644,6 +644,9 @@ def test_scripts_refuse_unusable_checkpoints(trained, tmp_path):
         assert words in complaint(sample.main, "--ckpt", tmp_path / f"{name}.pt", "--out", tmp_path / "x.gif")
         assert words in complaint(train.main, "--init", tmp_path / f"{name}.pt", "--out", tmp_path / "out")
     assert "do not fit" in complaint(train.main, "--init", trained / "sora.pt", "--dim", "96", "--out", tmp_path / "out")
+    torch.save(load_checkpoint(trained / "sora.pt") | {"stage": 0}, tmp_path / "early.pt")
+    assert "before the transformer" in complaint(sample.main, "--ckpt", tmp_path / "early.pt", "--out", tmp_path / "x.gif")
+    assert "not trained to the end" in complaint(train.main, "--vae", tmp_path / "early.pt", "--out", tmp_path / "out")
 
 
 def test_scripts_refuse_places_that_cannot_be_written(trained, tmp_path):
@@ -652,8 +655,15 @@ def test_scripts_refuse_places_that_cannot_be_written(trained, tmp_path):
     assert "cannot be written" in complaint(sample.main, "--ckpt", trained / "sora.pt", "--out", tmp_path / "file" / "x.gif")
 
 
+def test_a_finished_run_is_not_overwritten(trained):
+    before = (trained / "sora.pt").read_bytes()
+    assert "--overwrite" in complaint(train.main, *TINY_RUN, "--out", trained)
+    assert (trained / "sora.pt").read_bytes() == before
+
+
 def test_unknown_flags_are_refused_and_all_fields_are_explained():
     assert "--lerning-rate" in script("train.py", "--lerning-rate", "1", code=2)
+    assert "tiny" in script("train.py", "--preset", "huge", code=2)
     printed = " ".join(script("train.py", "--help").split())
     for item in fields(Config):
         assert f"--{item.name.replace('_', '-')}" in printed and " ".join(item.metadata["help"].split()) in printed

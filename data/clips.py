@@ -15,7 +15,7 @@ WRITES = (".gif", ".mp4", ".npy")
 
 
 def read_clip(path, channels=1):
-    """The clip (channels,T,H,W) in [-1,1] in a video file, a .npy of (T,H,W) or (T,H,W,3) uint8, or a folder of pictures."""
+    """The clip (channels,T,H,W) in a video file, a .npy of uint8 (T,H,W) or (T,H,W,3), or a folder of pictures."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such clip; expected a video file, a .npy or a folder of pictures")
@@ -23,9 +23,10 @@ def read_clip(path, channels=1):
         if path.is_dir():
             frames = np.stack([iio.imread(p) for p in sorted(path.iterdir()) if p.suffix in (".png", ".jpg", ".jpeg")])
         else:
-            frames = np.load(path) if path.suffix == ".npy" else iio.imread(path, index=None if path.suffix == ".gif" else ...)
+            every = None if path.suffix == ".gif" else ...                     # imageio's "all frames", by plugin
+            frames = np.load(path) if path.suffix == ".npy" else iio.imread(path, index=every)
     except Exception as error:  # every plugin of imageio fails in a way of its own
-        raise InputError(f"{path}: cannot be read as a clip ({str(error).splitlines()[0][:80]})") from None
+        raise InputError(f"{path}: cannot be read as a clip ({str(error)[:80].partition(chr(10))[0]})") from None
     if frames.ndim == 3:
         frames = frames[..., None]
     if frames.ndim != 4 or frames.dtype != np.uint8:
@@ -71,7 +72,8 @@ def write_clip(path, videos, fps=12, scale=1, columns=None):
     elif path.suffix == ".gif":
         iio.imwrite(path, pixels, duration=1000 / fps, loop=0)
     else:
-        pixels = np.pad(pixels, ((0, 0), (0, pixels.shape[1] % 2), (0, pixels.shape[2] % 2), (0, 0)))  # h264: even sizes
+        odd = [(0, length % 2) for length in pixels.shape[1:3]]                # h264 wants even sizes
+        pixels = np.pad(pixels, ((0, 0), *odd, (0, 0)))
         iio.imwrite(path, pixels, fps=fps, codec="libx264", macro_block_size=1)
     iio.imwrite(path.with_suffix(".png"), to_pixels(contact_sheet(videos), scale)[0])
 

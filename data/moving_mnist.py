@@ -9,6 +9,7 @@ in; the pixels are drawn on the training device. The caption of a clip names its
 """
 import gzip
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +41,13 @@ def _read_idx(folder, name):
     """An idx file: magic number (type 8 = uint8, number of axes), the axes' lengths, the bytes."""
     path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
     if path is None:
-        raise InputError(f"{folder / name}: no such file (nor .gz); --mnist wants the folder of the four MNIST idx files")
+        raise InputError(f"{folder / name}: no such file, nor .gz; expected a folder of the four MNIST idx files")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         axes = raw[3] if raw[:3] == b"\0\0\x08" else 0
         shape = np.frombuffer(raw, ">i4", axes, 4)
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape if axes else (-1, 0))
-    except (ValueError, EOFError, OSError, IndexError) as error:
+    except (ValueError, EOFError, OSError, IndexError, zlib.error) as error:
         raise InputError(f"{path}: not a complete idx file ({error}); fetch it again") from None
 
 
@@ -93,26 +94,26 @@ class MovingMNIST:
     words = [str(digit) for digit in range(10)]
 
     def __init__(self, images, labels, canvas=(64, 64), digit_size=28, n_digits=2, frames=20, rule="official",
-                 device="cpu"):
+                 channels=1, device="cpu"):
         if rule not in RULES:
             raise InputError(f"motion rule {rule!r}: expected one of {', '.join(RULES)}")
         if not 1 <= digit_size <= min(canvas):
-            raise InputError(f"digit size {digit_size}: expected 1 to {min(canvas)}, the canvas is {canvas[0]}x{canvas[1]}")
+            raise InputError(f"digit size {digit_size}: expected 1 to {min(canvas)}, the shorter edge of the canvas")
         images = torch.as_tensor(np.array(images)).float()[:, None] / 255
         if digit_size != 28:
             images = torch.nn.functional.interpolate(images, size=digit_size, mode="bilinear", antialias=True)
         self.images, self.labels = images[:, 0].to(device), torch.as_tensor(np.array(labels)).long()
         self.canvas, self.size, self.n_digits, self.frames, self.rule = canvas, digit_size, n_digits, frames, rule
-        self.device = device
+        self.channels, self.device = channels, device
 
     def clips(self, n, generator=None):
-        """n clips: video (n,1,T,H,W) in [-1,1] on the device, caption (n, n_digits) of word ids on the device.
+        """n clips: video (n,channels,T,H,W) in [-1,1] on the device, caption (n, n_digits) of word ids on the device.
 
         The random numbers are drawn on the CPU from `generator`, so a seed means the same clips on every device.
         """
         which = torch.randint(len(self.labels), (n, self.n_digits), generator=generator)
         video = self.draw(self.images[which.to(self.device)], self.paths(n, generator).to(self.device))
-        return video * 2 - 1, (self.labels[which] + 1).to(self.device)
+        return (video * 2 - 1).expand(-1, self.channels, -1, -1, -1), (self.labels[which] + 1).to(self.device)
 
     def paths(self, n, generator=None):
         """Top left corners (n, T, n_digits, 2) in whole pixels, y then x."""

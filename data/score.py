@@ -13,15 +13,16 @@ import math
 
 import torch
 
+from data.clips import write_clip
 from data.moving_mnist import MovingMNIST, load_digits
 from data.referee import legibility, load_referee
 from sora import SPACE, TIME, generate
 
 
-def real_clips(config, split, n, seed=0, mnist=None):
+def real_clips(config, split, n, seed=0):
     """n clips by the config's rule with the digits of one split, on the CPU: (video, caption)."""
-    data = MovingMNIST(*load_digits(split, mnist), (config.height, config.width), config.digit_size, config.digits,
-                       config.frames, config.rule)
+    data = MovingMNIST(*load_digits(split), (config.height, config.width), config.digit_size, config.digits,
+                       config.frames, config.rule, config.channels)
     return data.clips(n, torch.Generator().manual_seed(seed))
 
 
@@ -31,9 +32,16 @@ def psnr(a, b):
 
 
 @torch.no_grad()
-def reconstruct(vae, video, part=16):
-    """What the VAE makes of clips (B,c,T,H,W), a few at a time."""
-    return torch.cat([vae.decode(vae.encode(v)).clamp(-1, 1) for v in video.split(part)])
+def reconstructed(vae, config, n, seed=0):
+    """n held-out clips and what the VAE makes of them, on the CPU: (video, copy)."""
+    video, _ = real_clips(config, "heldout", n, seed)
+    device = next(vae.parameters()).device
+    return video, torch.cat([vae.decode(vae.encode(v.to(device))).clamp(-1, 1).cpu() for v in video.split(16)])
+
+
+def read(video, caption):
+    """Share of the frames of each clip that the referee reads as its caption, (B,)."""
+    return legibility(load_referee(), video.cpu(), caption.cpu()).mean(1)
 
 
 @torch.no_grad()
@@ -54,13 +62,31 @@ def motion(video):
     ink = ink * (ink > 0.1)
     mass = ink.sum((2, 3)).clamp(min=1e-6)
     H, W = ink.shape[2:]
-    centre = torch.stack([(ink.sum(3) * torch.arange(H)).sum(2), (ink.sum(2) * torch.arange(W)).sum(2)], -1) / mass[..., None]
+    y, x = (ink.sum(3) * torch.arange(H)).sum(2), (ink.sum(2) * torch.arange(W)).sum(2)
+    centre = torch.stack([y, x], dim=-1) / mass[..., None]                     # (B,T,2)
     step = centre.diff(dim=1)                                                  # (B,T-1,2)
     smooth = (step[:, 1:] + step[:, :-1]) / 2                                  # over two frames: whole pixels even out
     wobble = smooth.abs().diff(dim=1).abs().mean((1, 2))
     turned = (smooth[:, 2:] * smooth[:, :-2] < 0) & (smooth[:, 2:].abs() > 0.3) & (smooth[:, :-2].abs() > 0.3)
     turns = (turned[:, 1:] & ~turned[:, :-1]).float().sum((1, 2)) + turned[:, 0].float().sum(1)
     return dict(speed=step.norm(dim=-1).mean(1), wobble=wobble, turns=turns, flicker=mass.std(1) / mass.mean(1))
+
+
+def pictures(path, config, vae, process, dit=None, n=8):
+    """Writes clips to `path`: samples, or without a `dit` held-out clips beside their reconstructions. n > 8: and says
+    how good they are."""
+    device = next(vae.parameters()).device
+    if dit is None:
+        videos = torch.stack(reconstructed(vae, config, n // 2, config.seed), dim=1).flatten(0, 1)
+    else:
+        caption = real_clips(config, "train", n, config.seed)[1].to(device)
+        videos = sample_clips(dit, vae, process, config, caption, config.seed)
+    write_clip(path, videos[:16], columns=4, scale=2)
+    if n > 8:
+        print(f"{path}: " + ", ".join(" ".join(MovingMNIST.words[i - 1] for i in ids) for ids in caption[:16].tolist()))
+        legible = f"{100 * read(videos, caption).mean():.0f} %" if config.digits <= 2 else "(unread: over two digits)"
+        return (f"{psnr(*reconstructed(vae, config, 256, config.seed)):.1f} dB on held-out clips, {legible} of the "
+                f"frames of {n} samples read as their captions")
 
 
 def interval(values, seed=0):
@@ -72,21 +98,21 @@ def interval(values, seed=0):
 
 def score(config, vae, dit, process, n=64, seed=0, **options):
     """Prints the table; returns it as {row: {column: (mean, low, high)}}."""
-    referee = load_referee()
     held_out, held_out_caption = real_clips(config, "heldout", 512, seed)
     train, train_caption = real_clips(config, "train", 512, seed)
     caption = real_clips(config, "train", n, seed + 1)[1]
     device = next(vae.parameters()).device
-    copy = reconstruct(vae, held_out[:256].to(device)).cpu()
+    copied, copy = reconstructed(vae, config, 256, seed)
+    sampled = sample_clips(dit, vae, process, config, caption.to(device), seed, **options).cpu()
     columns = {"training clips": (train, train_caption), "held-out clips": (held_out, held_out_caption),
-               "held-out, through the VAE": (copy, held_out_caption[:256]),
-               f"{n} samples": (sample_clips(dit, vae, process, config, caption.to(device), seed, **options).cpu(), caption)}
+               "held-out, through the VAE": (copy, real_clips(config, "heldout", 256, seed)[1]),
+               f"{n} samples": (sampled, caption)}
     table = {}
     for name, (video, words) in columns.items():
-        values = {"legibility": legibility(referee, video, words).mean(1)}
+        values = {"legibility": read(video, words)}
         values |= motion(video) if config.digits == 1 else {}
         table[name] = {key: interval(value) for key, value in values.items()}
-    print(f"reconstruction of held-out clips: {psnr(held_out[:256], copy):.2f} dB")
+    print(f"reconstruction of held-out clips: {psnr(copied, copy):.2f} dB")
     rows = list(next(iter(table.values())))
     print(f"{'':12}" + "".join(f"{name:>28}" for name in table))
     for row in rows:
