@@ -54,19 +54,6 @@ def word_ids(prompt, words, n, device):
     return torch.tensor([ids] * n, device=device)
 
 
-def positive(args, *names):
-    """Raises InputError if one of these flags was given and is not more than 0."""
-    for name in names:
-        value = getattr(args, name)
-        if value is not None and value <= 0:
-            raise InputError(f"--{name.replace('_', '-')} {value}: expected more than 0")
-
-
-def latent_frames(frames):
-    """Video frames rounded up to whole latent frames."""
-    return -(-frames // TIME)
-
-
 def parse_size(text, grid):
     """HxW -> (h, w) in latent pixels."""
     try:
@@ -78,6 +65,23 @@ def parse_size(text, grid):
             raise InputError(f"--size {text}: {name} {value} is not a positive multiple of {grid} "
                              f"({SPACE} for the VAE x {grid // SPACE} for the patch)")
     return height // SPACE, width // SPACE
+
+
+def check_flags(args):
+    """Raises InputError at the first flag that is wrong whatever the checkpoint."""
+    for name in ("n", "frames", "steps", "window", "context", "fps", "scale"):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise InputError(f"--{name} {value}: expected more than 0")
+    if not 0 <= args.seed < 2 ** 63:
+        raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
+    if not 0 <= args.context_noise < 1:
+        raise InputError(f"--context-noise {args.context_noise}: expected 0 to less than 1")
+    if args.extend and args.size:
+        raise InputError(f"--size {args.size}: the size is that of the clip to extend; leave it out")
+    check_device(args.device)
+    if not args.score:
+        clips.check_writable(args.out)
 
 
 def open_clip(path, config, device):
@@ -95,61 +99,60 @@ def open_clip(path, config, device):
     return clip[None, :, T % TIME:].to(device)
 
 
+def beginning(args, config, vae, n):
+    """What there is before sampling: the given clip or None, the latent frames so far (n,C,F,h,w), the total wanted."""
+    if not args.extend:
+        h, w = parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
+        return None, torch.zeros(n, config.latent_channels, 0, h, w, device=args.device), args.frames or config.frames
+    given = open_clip(args.extend, config, args.device)
+    frames = args.frames or given.shape[2] + 64
+    if frames <= given.shape[2]:
+        raise InputError(f"--frames {frames}: the clip has {given.shape[2]} already; ask for more in all")
+    return given, vae.encode(given).expand(n, -1, -1, -1, -1), frames
+
+
+def make_video(vae, windows, past, frames):
+    """Decodes the past and as many windows as it takes, each as soon as it is there: (B,c,frames,H,W) in [-1,1]."""
+    cache = {}                                                                 # the decoder goes on where it was
+    video = [vae.decode(past, cache)] if past.shape[2] else []
+    with tqdm(total=frames, initial=past.shape[2] * TIME, unit="frame") as bar:
+        while bar.n < frames:
+            video.append(vae.decode(next(windows), cache))
+            bar.update(min(video[-1].shape[2], frames - bar.n))
+    return torch.cat(video, dim=2)[:, :, :frames].clamp(-1, 1)
+
+
 @torch.no_grad()
 def main(argv=None):
     """Checks everything, then samples, decodes and writes."""
     args = parse(argv)
     tune_cpu()
-    positive(args, "n", "frames", "steps", "window", "context", "fps", "scale")
-    n = args.n or (64 if args.score else 1)
-    if not 0 <= args.seed < 2 ** 63:
-        raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
-    if args.extend and args.size:
-        raise InputError(f"--size {args.size}: the size is that of the clip to extend; leave it out")
-    check_device(args.device)
-    if not args.score:
-        clips.check_writable(args.out)
+    check_flags(args)
     config, vae, dit, process, words = load_models(args.ckpt, args.device)
     if args.sampler not in (None, *process.samplers):
         raise InputError(f"--sampler {args.sampler}: this checkpoint's process is {config.process}, expected one of "
                          f"{', '.join(process.samplers)}")
-    if not 0 <= args.context_noise < 1:
-        raise InputError(f"--context-noise {args.context_noise}: expected 0 to less than 1")
+    n = args.n or (64 if args.score else 1)
     sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler, context_noise=args.context_noise,
                     guidance=config.guidance if args.guidance is None else args.guidance)
     if args.score:
         with autocast(args.device):
-            score.score(config, vae, dit, process, n, args.seed, **sampling)
-        return
+            return score.score(config, vae, dit, process, n, args.seed, **sampling)
     caption = word_ids(args.prompt, words, n, args.device)
-    window = latent_frames(args.window or config.frames)
-    context = latent_frames(args.context) if args.context else window // 2
+    window = -(-(args.window or config.frames) // TIME)                        # in latent frames, rounded up
+    context = -(-args.context // TIME) if args.context else window // 2
     if not 0 < context < window:
-        raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME} frames "
-                         f"of context and {TIME} new ones")
-    rng = torch.Generator(args.device).manual_seed(args.seed)
+        raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME} frames"
+                         f" of context and {TIME} new ones")
     with autocast(args.device):
-        if args.extend:
-            given = open_clip(args.extend, config, args.device)
-            past, frames = vae.encode(given).expand(n, -1, -1, -1, -1), args.frames or given.shape[2] + 64
-            if frames <= given.shape[2]:
-                raise InputError(f"--frames {frames}: the clip has {given.shape[2]} already; ask for more in all")
-        else:
-            h, w = parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
-            past = torch.zeros(n, config.latent_channels, 0, h, w, device=args.device)
-            frames = args.frames or config.frames
+        given, past, frames = beginning(args, config, vae, n)
+        rng = torch.Generator(args.device).manual_seed(args.seed)
         windows = extend(dit, process, past, caption, window, context, rng, **sampling)
-        cache = {}                                                             # the decoder goes on where it was
-        video = [vae.decode(past, cache)] if args.extend else []
-        with tqdm(total=frames, initial=past.shape[2] * TIME, unit="frame") as bar:
-            while (done := sum(part.shape[2] for part in video)) < frames:
-                video.append(vae.decode(next(windows), cache))
-                bar.update(min(done + video[-1].shape[2], frames) - bar.n)
-    video = torch.cat(video, dim=2)[:, :, :frames].clamp(-1, 1)
-    if args.extend:
+        video = make_video(vae, windows, past, frames)
+    if given is not None:
         error = (video[:, :, :given.shape[2]] - given).abs().mean() / 2
-        print(f"the {given.shape[2]} given frames are shown as the VAE reconstructs them: off by {error:.4f} of the pixel "
-              "range on average")
+        print(f"the {given.shape[2]} given frames are shown as the VAE reconstructs them: off by {error:.4f} of the"
+              " pixel range on average")
     clips.write_clip(args.out, video, args.fps, args.scale)
     print(f"wrote {args.out} and {Path(args.out).with_suffix('.png')}: {n} x {frames} frames of "
           f"{video.shape[3]}x{video.shape[4]}")

@@ -25,7 +25,7 @@ import sora
 import train
 from data import clips
 from data.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
-from sora import (DDPM, Config, DiT, DiTBlock, InputError, SiT, VideoVAE, check, diffusion_loss, extend, generate,
+from sora import (DDPM, Config, DiT, InputError, SiT, VideoVAE, diffusion_loss, extend, generate,
                   grid_coords, guided, load_checkpoint, patchify, rope_angles, rotate, save_checkpoint, unpatchify)
 
 HERE = Path(__file__).parent
@@ -277,7 +277,8 @@ def test_posterior_follows_from_bayes_rule():
         x0, x_t = 0.7, -0.4
         grid = torch.linspace(-8, 8, 400001, dtype=torch.float64)
         step = bar_t / bar_s
-        log_p = -(x_t - step.sqrt() * grid) ** 2 / (2 * (1 - step)) - (grid - bar_s.sqrt() * x0) ** 2 / (2 * (1 - bar_s))
+        log_p = -(x_t - step.sqrt() * grid) ** 2 / (2 * (1 - step))
+        log_p -= (grid - bar_s.sqrt() * x0) ** 2 / (2 * (1 - bar_s))
         p = (log_p - log_p.max()).exp()
         mean = (p * grid).sum() / p.sum()
         variance = (p * (grid - mean) ** 2).sum() / p.sum()
@@ -316,50 +317,63 @@ def exact(process):
 
 def gaussian_deviation(process, sampler, steps):
     """The gain of a whole sampling run of a deterministic sampler on one number, in float64."""
-    latent = torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
-    x = torch.ones_like(latent)
-    for t, s in zip(process.schedule(steps)[:-1], process.schedule(steps)[1:]):
-        x = getattr(process, sampler)(exact(process), x, t.double()[None, None] if isinstance(process, SiT)
-                                      else t[None, None], s.double()[None, None] if isinstance(process, SiT)
-                                      else s[None, None], None)
+    x = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
+    schedule = process.schedule(steps)[:, None, None]
+    schedule = schedule.double() if isinstance(process, SiT) else schedule
+    for t, s in zip(schedule[:-1], schedule[1:]):
+        x = getattr(process, sampler)(exact(process), x, t, s, None)
     return x.item()
+
+
+def ancestral_gain(process, t, s):
+    """With the exact denoiser, ancestral is x_s = gain x_t + noise: the gain, from the formulas on paper."""
+    bar_t, bar_s = process.alpha_bar.double()[t].item(), process.alpha_bar.double()[s].item()
+    to_x0 = bar_t ** 0.5 * SIGMA ** 2 / (bar_t * SIGMA ** 2 + 1 - bar_t)
+    beta = 1 - bar_t / bar_s
+    gain = bar_s ** 0.5 * beta / (1 - bar_t) * to_x0 + (bar_t / bar_s) ** 0.5 * (1 - bar_s) / (1 - bar_t)
+    return gain, beta * (1 - bar_s) / (1 - bar_t)
 
 
 @pytest.mark.parametrize("prediction", ["v", "eps", "x0"])
 def test_ancestral_follows_the_gaussian_recursion(prediction):
-    """With the exact denoiser x_s = g x_t + noise: the variance after each step is known in closed form."""
+    """The variance after each step is gain^2 x the variance before + that of the noise."""
     process = DDPM(1000, prediction)
     schedule = process.schedule(25).tolist()
     x, variance = torch.randn(1, 200000, 1, 1, 1), 1.0
     for t, s in zip(schedule[:-1], schedule[1:]):
         x = process.ancestral(exact(process), x, torch.tensor([[t]]), torch.tensor([[s]]), None)
-        bar_t, bar_s = process.alpha_bar[t].item(), process.alpha_bar[s].item()
-        gain_x0 = bar_t ** 0.5 * SIGMA ** 2 / (bar_t * SIGMA ** 2 + 1 - bar_t)
-        beta = 1 - bar_t / bar_s
-        gain = bar_s ** 0.5 * beta / (1 - bar_t) * gain_x0 + (bar_t / bar_s) ** 0.5 * (1 - bar_s) / (1 - bar_t)
-        variance = gain ** 2 * variance + beta * (1 - bar_s) / (1 - bar_t)
+        gain, noise = ancestral_gain(process, t, s)
+        variance = gain ** 2 * variance + noise
         assert abs(x.var().item() / variance - 1) < 0.03
-    many, v = process.schedule(1000).tolist(), 1.0                             # and with all steps it ends at the data's
-    for t, s in zip(many[:-1], many[1:]):
-        bar_t, bar_s = process.alpha_bar.double()[t].item(), process.alpha_bar.double()[s].item()
-        gain_x0 = bar_t ** 0.5 * SIGMA ** 2 / (bar_t * SIGMA ** 2 + 1 - bar_t)
-        beta = 1 - bar_t / bar_s
-        gain = bar_s ** 0.5 * beta / (1 - bar_t) * gain_x0 + (bar_t / bar_s) ** 0.5 * (1 - bar_s) / (1 - bar_t)
-        v = gain ** 2 * v + beta * (1 - bar_s) / (1 - bar_t)
-    assert abs(v ** 0.5 / SIGMA - 1) < 0.01
+
+
+def test_ancestral_converges_at_order_1(monkeypatch):
+    """The gains that the code has (its noise silenced) and its posterior variances lead to the data's variance."""
+    process = smooth_ddpm()
+    one = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
+    monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.zeros(shape, dtype=torch.float64))
+    errors = []
+    for steps in (32, 64, 128):
+        schedule, variance = process.schedule(steps)[:, None, None], 1.0
+        for t, s in zip(schedule[:-1], schedule[1:]):
+            gain = process.ancestral(exact(process), one, t, s, None).item()
+            variance = gain ** 2 * variance + process.posterior(one, one, t, s)[1].item()
+        errors.append(abs(variance - SIGMA ** 2))
+    assert all(1.6 < coarse / fine < 2.5 for coarse, fine in zip(errors, errors[1:])), errors
+
+
+def smooth_ddpm():
+    """A cosine schedule in float64 that is smooth to the very end, where the usual one is clipped."""
+    process = DDPM(4096)
+    process.alpha_bar = torch.cos(torch.arange(4097, dtype=torch.float64) / 4097 * math.pi / 2) ** 2
+    return process
 
 
 @pytest.mark.parametrize("sampler,order", [("ddim", 1), ("euler", 1), ("heun", 2)])
 def test_deterministic_samplers_converge_at_their_order(sampler, order):
     """The flow must take deviation 1 to SIGMA; the error falls by 2^order when the steps double."""
-    def process():
-        if sampler == "ddim":
-            p = DDPM(4096)
-            bar = torch.cos(torch.arange(4097, dtype=torch.float64) / 4097 * math.pi / 2) ** 2  # smooth to the very end
-            p.alpha_bar = bar
-            return p
-        return SiT()
-    errors = [abs(gaussian_deviation(process(), sampler, steps) - SIGMA) for steps in (32, 64, 128)]
+    process = smooth_ddpm() if sampler == "ddim" else SiT()
+    errors = [abs(gaussian_deviation(process, sampler, steps) - SIGMA) for steps in (32, 64, 128)]
     for coarse, fine in zip(errors, errors[1:]):
         assert 0.8 * 2 ** order < coarse / fine < 1.25 * 2 ** order, errors
 
@@ -469,8 +483,8 @@ def test_checkpoint_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
 
 
-TINY_RUN = ["--vae-width", "8", "--dim", "48", "--depth", "2", "--heads", "2", "--vae-steps", "7", "--steps", "9", "--batch",
-            "4", "--vae-batch", "2", "--sample-steps", "2", "--log-every", "4", "--save-every", "5", "--device", "cpu"]
+TINY_RUN = ("--vae-width 8 --dim 48 --depth 2 --heads 2 --vae-steps 7 --steps 9 --batch 4 --vae-batch 2 --sample-steps 2 "
+            "--log-every 4 --save-every 5 --device cpu").split()
 
 
 def script(name, *args, code=0):
@@ -498,7 +512,7 @@ def test_train_leaves_pictures_a_log_and_a_checkpoint(trained):
     for name in ("preview.gif", "preview.png", "samples.gif", "samples.png"):
         assert iio.imread(trained / name).std() > 0, name
     log = list(csv.DictReader((trained / "log.csv").open()))
-    assert [(row["stage"], int(row["step"])) for row in log] == [("vae", 4), ("vae", 7), ("dit", 4), ("dit", 8), ("dit", 9)]
+    assert [row["stage"] + row["step"] for row in log] == ["vae4", "vae7", "dit4", "dit8", "dit9"]
     assert all(float(row["loss"]) > 0 for row in log)
     assert any(row[f"level_{i / 10:.1f}"] for row in log for i in range(10) if row["stage"] == "dit")
     state = load_checkpoint(trained / "sora.pt")
@@ -516,6 +530,36 @@ def same(a, b):
     return a == b
 
 
+def assert_same_run(*folders):
+    """Bit for bit the same checkpoint and log, but for the clock and the command line."""
+    one, two = (load_checkpoint(folder / "sora.pt") for folder in folders)
+    for key in one.keys() - {"seconds", "command"}:
+        assert same(one[key], two[key]), key
+    one, two = (list(csv.DictReader((folder / "log.csv").open())) for folder in folders)
+    for row in one + two:
+        del row["seconds"]
+    assert one == two
+
+
+def test_a_crash_loses_only_what_came_after_the_checkpoint(tmp_path, monkeypatch):
+    """Killed at step 8: the checkpoint is of step 5, the log already at 6. Resumed, both end as if never stopped."""
+    often = [*TINY_RUN, "--log-every", 2]
+    call(train.main, *often, "--out", tmp_path / "whole")
+    real = train.dit_loss
+
+    def crash(run, step):
+        if step == 7:
+            raise MemoryError
+        return real(run, step)
+    monkeypatch.setattr(train, "dit_loss", crash)
+    with pytest.raises(MemoryError):
+        call(train.main, *often, "--out", tmp_path / "cut")
+    monkeypatch.undo()
+    assert (tmp_path / "cut" / "log.csv").read_text().splitlines()[-1].startswith("dit,6,")
+    call(train.main, "--resume", "--out", tmp_path / "cut", "--device", "cpu")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 @pytest.mark.parametrize("stage,step", [("vae", 3), ("dit", 6)])
 def test_resumed_equals_never_stopped(trained, tmp_path, monkeypatch, stage, step):
     """Interrupted with Ctrl-C in the middle of a stage, then resumed: the same weights, optimizers and log."""
@@ -531,13 +575,7 @@ def test_resumed_equals_never_stopped(trained, tmp_path, monkeypatch, stage, ste
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "sora.pt")["step"] == step + 1
     call(train.main, "--resume", "--out", tmp_path, "--device", "cpu")
-    one, two = (load_checkpoint(folder / "sora.pt") for folder in (trained, tmp_path))
-    for key in one.keys() - {"seconds", "command"}:
-        assert same(one[key], two[key]), key
-    one, two = (list(csv.DictReader((folder / "log.csv").open())) for folder in (trained, tmp_path))
-    for row in one + two:
-        del row["seconds"]
-    assert one == two
+    assert_same_run(trained, tmp_path)
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
@@ -586,7 +624,8 @@ def test_extend_goes_on_from_a_clip(trained, tmp_path, ending):
         clips.write_clip(clip, video)
     read = clips.read_clip(clip)
     assert read.shape == video[0].shape and (read - video[0]).abs().mean() < (0.05 if ending == "mp4" else 0.005)
-    printed = script("sample.py", "--ckpt", trained / "sora.pt", "--extend", clip, "--frames", 30, "--out", tmp_path / "x.npy")
+    printed = script("sample.py", "--ckpt", trained / "sora.pt", "--extend", clip, "--frames", 30,
+                     "--out", tmp_path / "x.npy")
     _, vae, _, _, _ = sora.load_models(trained / "sora.pt")
     with torch.no_grad():
         expected = clips.to_pixels(vae.decode(vae.encode(read[None]))[0]).astype(int)
@@ -613,19 +652,24 @@ def test_a_complaint_is_one_line_without_traceback_and_exit_code_2(tmp_path, nam
 
 @pytest.mark.parametrize("args,words", [
     (["--height", "60"], "height 60 .*multiple of 8"),
-    (["--patch", "2", "--width", "40"], "width 40 .*multiple of 16.*8 for the VAE x 2"), (["--heads", "0"], "heads 0"), (["--frames", "10"], "frames 10 "),
-    (["--frames", "0"], "frames 0: expected 8 or more"), (["--process", "gan"], "'gan'.*ddpm"), (["--prediction", "y"], "'y'.*x0"),
+    (["--patch", "2", "--width", "40"], "width 40 .*multiple of 16.*8 for the VAE x 2"),
+    (["--heads", "0"], "heads 0"), (["--frames", "10"], "frames 10 "),
+    (["--frames", "0"], "frames 0: expected 8 or more"), (["--process", "gan"], "'gan'.*ddpm"),
+    (["--prediction", "y"], "'y'.*x0"),
     (["--batch", "0"], "batch 0"), (["--digit-size", "40"], "40.*32"), (["--heads", "7"], "dim 192 .*14"),
     (["--rule", "odd"], "'odd'.*official"), (["--mnist", "no/such"], "no/such"), (["--resume"], "sora.pt"),
-    (["--vae", "no.pt"], "no.pt"), (["--caption-drop", "2"], "caption_drop 2"), (["--save-every", "0"], "save_every 0"), (["--seed", "-1"], "seed -1")])
+    (["--vae", "no.pt"], "no.pt"), (["--caption-drop", "2"], "caption_drop 2"), (["--save-every", "0"], "save_every 0"),
+    (["--seed", "-1"], "seed -1")])
 def test_train_refuses(tmp_path, args, words):
     assert re.search(words, complaint(train.main, "--out", tmp_path / "out", *args))
 
 
 @pytest.mark.parametrize("args,words", [
     (["--prompt", "3 x"], "'x'.*0, 1, 2"), (["--frames", "0"], "frames 0"), (["--frames", "-3"], "frames -3"),
-    (["--n", "0"], "n 0"), (["--size", "30x32"], "height 30"), (["--size", "big"], "big.*HxW"), (["--steps", "0"], "steps 0"),
-    (["--sampler", "euler"], "euler.*ddpm"), (["--context", "16"], "--context 16"), (["--window", "4"], "--window 4"), (["--seed", "-1"], "seed -1"), (["--context-noise", "1.5"], "1.5"),
+    (["--n", "0"], "n 0"), (["--size", "30x32"], "height 30"), (["--size", "big"], "big.*HxW"),
+    (["--steps", "0"], "steps 0"),
+    (["--sampler", "euler"], "euler.*ddpm"), (["--context", "16"], "--context 16"), (["--window", "4"], "--window 4"),
+    (["--seed", "-1"], "seed -1"), (["--context-noise", "1.5"], "1.5"),
     (["--extend", "no.gif"], "no.gif"), (["--out", "x.avi"], "'.avi'.*gif"), (["--scale", "0"], "scale 0"),
     (["--fps", "0"], "fps 0")])
 def test_sample_refuses(trained, tmp_path, args, words):
@@ -639,20 +683,23 @@ def test_scripts_refuse_unusable_checkpoints(trained, tmp_path):
     (tmp_path / "text.pt").write_text("not a checkpoint")
     torch.save({"model": torch.zeros(3)}, tmp_path / "foreign.pt")
     torch.save(load_checkpoint(trained / "sora.pt") | {"format": 0}, tmp_path / "old.pt")
-    for name, words in (("short", "damaged"), ("text", "damaged"), ("foreign", "not a checkpoint of"), ("old", "format 0"),
-                        ("missing", "no such")):
+    for name, words in (("short", "damaged"), ("text", "damaged"), ("foreign", "not a checkpoint of"),
+                        ("old", "format 0"), ("missing", "no such")):
         assert words in complaint(sample.main, "--ckpt", tmp_path / f"{name}.pt", "--out", tmp_path / "x.gif")
         assert words in complaint(train.main, "--init", tmp_path / f"{name}.pt", "--out", tmp_path / "out")
-    assert "do not fit" in complaint(train.main, "--init", trained / "sora.pt", "--dim", "96", "--out", tmp_path / "out")
+    out = ("--out", tmp_path / "out")
+    assert "do not fit" in complaint(train.main, "--init", trained / "sora.pt", "--dim", "96", *out)
     torch.save(load_checkpoint(trained / "sora.pt") | {"stage": 0}, tmp_path / "early.pt")
-    assert "before the transformer" in complaint(sample.main, "--ckpt", tmp_path / "early.pt", "--out", tmp_path / "x.gif")
-    assert "not trained to the end" in complaint(train.main, "--vae", tmp_path / "early.pt", "--out", tmp_path / "out")
+    early = tmp_path / "early.pt"
+    assert "before the transformer" in complaint(sample.main, "--ckpt", early, "--out", tmp_path / "x.gif")
+    assert "not trained to the end" in complaint(train.main, "--vae", early, *out)
 
 
 def test_scripts_refuse_places_that_cannot_be_written(trained, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert "cannot be written" in complaint(train.main, "--out", tmp_path / "file")
-    assert "cannot be written" in complaint(sample.main, "--ckpt", trained / "sora.pt", "--out", tmp_path / "file" / "x.gif")
+    inside = tmp_path / "file" / "x.gif"
+    assert "cannot be written" in complaint(sample.main, "--ckpt", trained / "sora.pt", "--out", inside)
 
 
 def test_a_finished_run_is_not_overwritten(trained):
