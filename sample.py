@@ -9,6 +9,7 @@
 Writes .gif, .mp4 or .npy by the name's ending, and a contact sheet .png beside it. --frames counts all frames.
 """
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def parse(argv=None):
     add("--out", default="out/sample.gif", metavar="FILE", help=".gif, .mp4 or .npy (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: whatever comes')
     add("--extend", metavar="CLIP", help="go on from this clip: a video file, a .npy or a folder of pictures")
-    add("--score", action="store_true", help="measure the checkpoint on moving MNIST (--n clips, 64 if left out)")
+    add("--score", action="store_true", help="measure the checkpoint on moving MNIST; heeds --n (64) --seed --steps --guidance --sampler")
     add("--frames", type=int, help="frames in all (left out: as in training; with --extend: 64 more)")
     add("--size", metavar="HxW", help="size in pixels (left out: as in training)")
     add("--n", type=int, help="clips to make (1)")
@@ -71,8 +72,10 @@ def check_flags(args):
     """Raises InputError at the first flag that is wrong whatever the checkpoint."""
     for name in ("n", "frames", "steps", "window", "context", "fps", "scale"):
         value = getattr(args, name)
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name} {value}: expected more than 0")
+    if args.guidance is not None and not math.isfinite(args.guidance):
+        raise InputError(f"--guidance {args.guidance}: expected a number, 1 for none")
     if not 0 <= args.seed < 2 ** 63:
         raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
     if not 0 <= args.context_noise < 1:
@@ -116,9 +119,9 @@ def make_video(vae, windows, past, frames):
     cache = {}                                                                 # the decoder goes on where it was
     video = [vae.decode(past, cache)] if past.shape[2] else []
     with tqdm(total=frames, initial=past.shape[2] * TIME, unit="frame") as bar:
-        while bar.n < frames:
+        while (done := sum(part.shape[2] for part in video)) < frames:
             video.append(vae.decode(next(windows), cache))
-            bar.update(min(video[-1].shape[2], frames - bar.n))
+            bar.update(min(video[-1].shape[2], frames - done))
     return torch.cat(video, dim=2)[:, :, :frames].clamp(-1, 1)
 
 
@@ -139,6 +142,10 @@ def main(argv=None):
         with autocast(args.device):
             return score.score(config, vae, dit, process, n, args.seed, **sampling)
     caption = word_ids(args.prompt, words, n, args.device)
+    if not args.prompt:
+        sampling["guidance"] = 1.0                                             # there is no caption to guide towards
+    elif caption.shape[1] != config.digits:
+        print(f"note: the captions of this model's training clips have {config.digits} words, yours {caption.shape[1]}")
     window = -(-(args.window or config.frames) // TIME)                        # in latent frames, rounded up
     context = -(-args.context // TIME) if args.context else window // 2
     if not 0 < context < window:

@@ -10,7 +10,7 @@
 
 One letter an axis, everywhere:
     B batch      c video channels, C latent channels    T video frames, F latent frames    H,W pixels, h,w latent pixels
-    p patch size    L tokens of a sequence    D width of the transformer    t noise level, N the last level
+    p patch size    L tokens of a sequence    D width of the transformer    t noise level, s the next lower, N the last
     R rows: a row is one latent frame of one clip, the tokens that share a noise level and a caption
 
 Papers: DDPM (Ho et al. 2020), DDIM (Song et al. 2020), v-prediction (Salimans & Ho 2022), improved DDPM (Nichol &
@@ -54,6 +54,7 @@ class Config:
     width: int = _opt(32, "canvas width in pixels, a multiple of 8 x patch")
     frames: int = _opt(16, "video frames in a training clip, a multiple of 4, at least 8")
     channels: int = _opt(1, "1 grey, 3 RGB")
+    mnist: str = _opt("", "folder of the four MNIST idx files to use instead of the 5,000 digits shipped")
     rule: str = _opt("official", "motion of the digits: official (straight lines, mirrored) or stochastic")
     digits: int = _opt(1, "digits in a clip")
     digit_size: int = _opt(20, "edge of a digit in pixels")
@@ -319,8 +320,8 @@ class DiTBlock(nn.Module):
         self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def forward(self, x, condition, row, rope, mask=None):
-        """x (B,L,D); condition (B·R,D); row (B·L,): which of the B·R; rope: cosines and sines, (1|B,1,L,head_dim/2);
-        mask (B,1,L,L), True: may look."""
+        """x (B,L,D); condition (B·R,D); row (B·L,): which of the B·R; rope: cosines and sines that broadcast to
+        (B,heads,L,head_dim/2); mask (B,1,L,L), True: may look."""
         per_row = self.modulation(nnf.silu(condition))                                    # (B·R,6D)
         shift1, scale1, gate1, shift2, scale2, gate2 = (
             per_row.index_select(0, row).view(*x.shape[:2], -1).chunk(6, dim=-1))         # (B,L,D) each
@@ -381,7 +382,8 @@ class DiT(nn.Module):
 
         tokens (B,L,C·p·p); coords (B,L,5) or (L,5): f, y, x, canvas h, w in patches; row (B,L): which row of the
         sequence a token belongs to; t (B,R) in [0,1] and caption (B,R,words) of each row; clip (B,L): tokens of the
-        same clip see each other, so that several clips can be packed into a sequence; None: one clip a sequence.
+        same clip see each other, so that several clips can be packed into a sequence (NaViT; so far only the tests do);
+        None: one clip a sequence.
         """
         B, L, _ = tokens.shape
         R = t.shape[1]
@@ -393,7 +395,7 @@ class DiT(nn.Module):
         condition = self.embed_level(level) + self.embed_word(caption).sum(2)             # (B,R,D)
         condition = condition.flatten(0, 1)                                               # (B·R,D)
         row = (row + R * torch.arange(B, device=row.device)[:, None]).flatten()           # (B·L,): among all B·R rows
-        rope = [part.to(z.dtype).unsqueeze(-3)  # in the precision of the activations, or these would all become float32
+        rope = [part.to(z.dtype).unsqueeze(-3)  # in the precision of the activations: they are turned as they are
                 for part in rope_angles(coords, z.shape[-1] // self.heads)]
         mask = None if clip is None else (clip[:, None, :, None] == clip[:, None, None, :])  # (B,1,L,L)
         for block in self.blocks:
@@ -547,9 +549,9 @@ def draw_known(B, F, generator=None, device=None):
     """
     draw = lambda high: torch.randint(high, (B, 1), generator=generator, device=device)
     index, kind = torch.arange(F, device=device), draw(8)                      # 0: start, 1: end, 2: both, else none
-    start = (1 + draw(max(F - 1, 1))) * ((kind == 0) | (kind == 2))            # lengths, (B,1)
-    end = torch.minimum((1 + draw(max(F - 1, 1))) * ((kind == 1) | (kind == 2)), F - 1 - start)
-    return (index < start.clamp(max=F - 1)) | (index >= F - end)               # (B,F)
+    start = (1 + draw(F - 1)) * ((kind == 0) | (kind == 2))                    # lengths 0..F-1, (B,1)
+    end = torch.minimum((1 + draw(F - 1)) * ((kind == 1) | (kind == 2)), F - 1 - start)
+    return (index < start) | (index >= F - end)                                # (B,F)
 
 
 def diffusion_loss(model, process, x0, caption, caption_drop=0.0, generator=None):

@@ -541,6 +541,15 @@ def assert_same_run(*folders):
     assert one == two
 
 
+def test_averaged_weights_carry_no_history(tmp_path, monkeypatch):
+    """The average is data, not a function of all weights so far: a graph through it would grow at every step."""
+    runs, real = [], train.dit_loss
+    monkeypatch.setattr(train, "dit_loss", lambda run, step: runs.append(run) or real(run, step))
+    call(train.main, *TINY_RUN, "--out", tmp_path)
+    assert not any(p.requires_grad for p in runs[0].ema.parameters())
+    assert not all(torch.equal(p, q) for p, q in zip(runs[0].ema.parameters(), runs[0].dit.parameters()))
+
+
 def test_a_crash_loses_only_what_came_after_the_checkpoint(tmp_path, monkeypatch):
     """Killed at step 8: the checkpoint is of step 5, the log already at 6. Resumed, both end as if never stopped."""
     often = [*TINY_RUN, "--log-every", 2]
@@ -688,7 +697,12 @@ def test_scripts_refuse_unusable_checkpoints(trained, tmp_path):
         assert words in complaint(sample.main, "--ckpt", tmp_path / f"{name}.pt", "--out", tmp_path / "x.gif")
         assert words in complaint(train.main, "--init", tmp_path / f"{name}.pt", "--out", tmp_path / "out")
     out = ("--out", tmp_path / "out")
-    assert "do not fit" in complaint(train.main, "--init", trained / "sora.pt", "--dim", "96", *out)
+    assert "--dim 96" in complaint(train.main, "--init", trained / "sora.pt", "--dim", "96", *out)
+    assert "--process sit" in complaint(train.main, "--resume", "--process", "sit", "--out", trained)
+    assert "optimizer" in complaint(train.main, "--resume", "--muon", "0", "--out", trained)
+    wrong = load_checkpoint(trained / "sora.pt")
+    torch.save(wrong | {"ema": dict(list(wrong["ema"].items())[1:])}, tmp_path / "wrong.pt")
+    assert "do not fit" in complaint(sample.main, "--ckpt", tmp_path / "wrong.pt", "--out", tmp_path / "x.gif")
     torch.save(load_checkpoint(trained / "sora.pt") | {"stage": 0}, tmp_path / "early.pt")
     early = tmp_path / "early.pt"
     assert "before the transformer" in complaint(sample.main, "--ckpt", early, "--out", tmp_path / "x.gif")

@@ -27,7 +27,8 @@ from sora import (PRESETS, Config, DiT, InputError, VideoVAE, autocast, check, c
                   load_checkpoint, load_weights, make_optimizers, make_process, read_config, save_checkpoint, tune_cpu)
 
 STAGES = ("vae", "dit")
-VAE_FIELDS = ("channels", "latent_channels", "vae_width", "vae_depth")        # what a borrowed VAE decides
+VAE_FIELDS = ("channels", "latent_channels", "vae_width", "vae_depth")        # what a checkpoint's VAE decides
+LEARNED = (*VAE_FIELDS, "process", "prediction", "noise_steps", "dim", "depth", "heads", "patch")  # and its transformer
 COLUMNS = ["loss", "grad_norm", "error", "kl"] + [f"level_{i / 10:.1f}" for i in range(10)]  # _0.3: t in [0.3, 0.4)
 
 
@@ -43,7 +44,6 @@ def parse(argv=None):
     source.add_argument("--resume", action="store_true", help="go on from DIR/sora.pt; other flags change its config")
     source.add_argument("--init", metavar="CKPT", help="start from the weights, and the config, of another checkpoint")
     source.add_argument("--vae", metavar="CKPT", help="take the VAE of another checkpoint, train only the transformer")
-    add("--mnist", metavar="DIR", help="folder of the four MNIST idx files, to use instead of the 5,000 digits shipped")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cpu or mps")
     add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (left out: on a GPU only)")
     group = parser.add_argument_group("config (in brackets: tiny)")
@@ -68,14 +68,15 @@ def start(args):
         raise InputError(f"{own} exists: go on with --resume, choose another --out, or lose it with --overwrite")
     source = own if args.resume else args.init or args.vae
     saved = load_checkpoint(source, args.device) if source else None
-    if args.preset and source and not args.vae:
-        raise InputError(f"--preset {args.preset}: the config is that of {source}; leave it out")
     given = {f.name: getattr(args, f.name) for f in fields(Config) if getattr(args, f.name) is not None}
-    if args.vae:
-        given |= {name: saved["config"][name] for name in VAE_FIELDS}
     c = PRESETS[args.preset or "tiny"] if args.vae or not source else read_config(saved, source)
+    if saved:
+        old = read_config(saved, source)
+        for name in VAE_FIELDS if args.vae else LEARNED:
+            if given.setdefault(name, getattr(old, name)) != getattr(old, name):
+                raise InputError(f"--{name.replace('_', '-')} {given[name]}: {source} was trained with {getattr(old, name)}")
     c = check(replace(c, **given))
-    data = MovingMNIST(*load_digits("train", args.mnist), (c.height, c.width), c.digit_size, c.digits, c.frames, c.rule,
+    data = MovingMNIST(*load_digits("train", c.mnist), (c.height, c.width), c.digit_size, c.digits, c.frames, c.rule,
                        c.channels, args.device)
     torch.manual_seed(c.seed)                                                  # the initial weights
     vae, dit = VideoVAE(c).to(args.device), DiT(c, len(data.words)).to(args.device)
@@ -92,8 +93,11 @@ def start(args):
             raise InputError(f"{args.vae}: its VAE is not trained to the end; --resume that run first")
     if args.resume:
         run.stage, run.step, run.seconds, run.sums = (saved[k] for k in ("stage", "step", "seconds", "sums"))
-        for mine, theirs in zip(run.optimizers[run.stage], saved["optimizers"]):
-            mine.load_state_dict(theirs)
+        try:
+            for mine, theirs in zip(run.optimizers[run.stage], saved["optimizers"], strict=True):
+                mine.load_state_dict(theirs)
+        except ValueError:
+            raise InputError(f"{source}: its optimizer is another; --muon 0 or not is for the whole run") from None
     if args.compile or args.compile is None and args.device.startswith("cuda"):
         torch._dynamo.config.suppress_errors = True                            # falls back to eager, with a message
         run.model, vae.moments, vae.paint = (torch.compile(f) for f in (dit, vae.moments, vae.paint))
@@ -112,18 +116,21 @@ def vae_loss(run, step):
     """Stage 1, reconstruct clips: the loss and, for the log, numbers of COLUMNS, their values and weights."""
     c, where = run.config, (run.config.seed, 0, step)
     video, _ = run.data.clips(c.vae_batch, rng(*where, 0))
-    loss, error, kl = run.vae.loss(video, c.vae_kl, rng(*where, 1, device=video.device))
-    return loss, torch.tensor([0, 2, 3], device=loss.device), torch.stack([loss.detach(), error, kl]), loss.new_ones(3)
+    with autocast(run.args.device):
+        loss, error, kl = run.vae.loss(video, c.vae_kl, rng(*where, 1, device=video.device))
+    values = torch.stack([loss.detach(), loss.new_zeros(()), error, kl])
+    return loss, torch.arange(4, device=loss.device), values, (torch.arange(4, device=loss.device) != 1).float()
 
 
 def dit_loss(run, step):
     """Stage 2, denoise the latents of clips: the same; each latent frame counts in the column of its level."""
     c, where = run.config, (run.config.seed, 1, step)
     video, caption = run.data.clips(c.batch, rng(*where, 0))
-    with torch.no_grad():
-        latent = run.vae.encode(video)
-    loss, error, t = diffusion_loss(run.model, run.process, latent, caption, c.caption_drop,
-                                    rng(*where, 1, device=video.device))
+    with autocast(run.args.device):
+        with torch.no_grad():
+            latent = run.vae.encode(video)
+        loss, error, t = diffusion_loss(run.model, run.process, latent, caption, c.caption_drop,
+                                        rng(*where, 1, device=video.device))
     columns = nnf.pad((t * 10).long().clamp(max=9).flatten() + 4, (1, 0))      # in front: column 0, the loss
     weights = nnf.pad((t > 0).float().flatten(), (1, 0), value=1)              # known frames, t = 0, do not count
     return loss, columns, torch.cat([loss.detach()[None], error.flatten()]), weights
@@ -139,17 +146,18 @@ def fit(run, net, loss_of, steps, peaks):
         factor = min(1, (step + 1) / 100) * (1 - step / steps)                 # warm up, then straight down to 0
         for optimizer, peak in zip(optimizers, peaks):
             optimizer.param_groups[0]["lr"] = peak * factor
-        with autocast(run.args.device):
-            loss, columns, values, weights = loss_of(run, step)
+        loss, columns, values, weights = loss_of(run, step)
         loss.backward()
-        run.sums[:, 1] += torch.stack([torch.nn.utils.clip_grad_norm_(parameters, 1.0), loss.new_tensor(1.0)])
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
         if net is run.dit:
             decay = min(c.ema, (step + 1) / (step + 10))              # a young average forgets faster
-            torch._foreach_lerp_(averages, parameters, 1 - decay)
+            with torch.no_grad():
+                torch._foreach_lerp_(averages, parameters, 1 - decay)
         run.sums.index_add_(1, columns, torch.stack([values * weights, weights]))
+        run.sums[:, 1] += torch.stack([norm, torch.ones_like(norm)])
         run.step = step + 1
         log, keep = (run.step % n == 0 or run.step == steps for n in (c.log_every, c.save_every))
         if log or keep or run.stop:                                            # only here does the host wait for a GPU
@@ -207,7 +215,8 @@ def main(argv=None):
         save(run)
     fit(run, run.dit, dit_loss, c.steps, (c.lr, c.muon))
     with autocast(run.args.device):
-        got = score.pictures(run.out / "samples.gif", c, run.vae, run.process, run.ema, n=64)
+        samples = score.pictures(run.out / "samples.gif", c, run.vae, run.process, run.ema, n=64)
+        got = score.verdict(c, run.vae, *samples)
     expected = "at least 28 dB and 80 %" if replace(c, seed=0) == PRESETS["tiny"] else "what the README says, if it does"
     print(f"expected {expected}; got {got}")
 

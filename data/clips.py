@@ -21,7 +21,7 @@ def read_clip(path, channels=1):
         raise InputError(f"{path}: no such clip; expected a video file, a .npy or a folder of pictures")
     try:
         if path.is_dir():
-            frames = np.stack([iio.imread(p) for p in sorted(path.iterdir()) if p.suffix in (".png", ".jpg", ".jpeg")])
+            frames = np.stack([iio.imread(p) for p in sorted(path.iterdir()) if p.suffix.lower() in (".png", ".jpg", ".jpeg")])
         else:
             every = None if path.suffix == ".gif" else ...                     # imageio's "all frames", by plugin
             frames = np.load(path) if path.suffix == ".npy" else iio.imread(path, index=every)
@@ -83,6 +83,8 @@ def check_writable(path):
     path = Path(path)
     if path.suffix not in WRITES:
         raise InputError(f"{path}: ending {path.suffix!r}: expected one of {', '.join(WRITES)}")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; expected the name of a file")
     make_folder(path.parent)
 
 

@@ -22,13 +22,13 @@ IDX_FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
              "heldout": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}
 
 
-def load_digits(split, mnist=None):
+def load_digits(split, mnist=""):
     """Images (n,28,28) and labels (n,), uint8, of one split: "train" or "heldout"; the two share no digit.
 
     `mnist`: a folder with the four idx files of the full MNIST (.gz or not) instead of the 5,000 digits shipped here.
     Raises InputError naming the file if one is missing or not what it should be.
     """
-    if mnist is None:
+    if not mnist:
         with np.load(Path(__file__).with_name("digits.npz")) as shipped:
             return shipped[f"{split}_images"], shipped[f"{split}_labels"]
     images, labels = (_read_idx(Path(mnist), name) for name in IDX_FILES[split])
@@ -112,8 +112,10 @@ class MovingMNIST:
         The random numbers are drawn on the CPU from `generator`, so a seed means the same clips on every device.
         """
         which = torch.randint(len(self.labels), (n, self.n_digits), generator=generator)
-        video = self.draw(self.images[which.to(self.device)], self.paths(n, generator).to(self.device))
-        return (video * 2 - 1).expand(-1, self.channels, -1, -1, -1), (self.labels[which] + 1).to(self.device)
+        to = lambda x: x.to(self.device, non_blocking=True)
+        with torch.autocast(torch.device(self.device).type, enabled=False):    # pixels are exact, whoever asks
+            video = self.draw(self.images[to(which)], to(self.paths(n, generator)))
+        return (video * 2 - 1).expand(-1, self.channels, -1, -1, -1), to(self.labels[which] + 1)
 
     def paths(self, n, generator=None):
         """Top left corners (n, T, n_digits, 2) in whole pixels, y then x."""

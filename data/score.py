@@ -21,7 +21,7 @@ from sora import SPACE, TIME, generate
 
 def real_clips(config, split, n, seed=0):
     """n clips by the config's rule with the digits of one split, on the CPU: (video, caption)."""
-    data = MovingMNIST(*load_digits(split), (config.height, config.width), config.digit_size, config.digits,
+    data = MovingMNIST(*load_digits(split, config.mnist), (config.height, config.width), config.digit_size, config.digits,
                        config.frames, config.rule, config.channels)
     return data.clips(n, torch.Generator().manual_seed(seed))
 
@@ -40,8 +40,9 @@ def reconstructed(vae, config, n, seed=0):
 
 
 def read(video, caption):
-    """Share of the frames of each clip that the referee reads as its caption, (B,)."""
-    return legibility(load_referee(), video.cpu(), caption.cpu()).mean(1)
+    """Share of the frames of each clip that the referee reads as its caption, (B,). In float32 on the CPU, everywhere."""
+    with torch.autocast("cpu", enabled=False):
+        return legibility(load_referee(), video.float().cpu(), caption.cpu()).mean(1)
 
 
 @torch.no_grad()
@@ -73,20 +74,25 @@ def motion(video):
 
 
 def pictures(path, config, vae, process, dit=None, n=8):
-    """Writes clips to `path`: samples, or without a `dit` held-out clips beside their reconstructions. n > 8: and says
-    how good they are."""
+    """Writes up to 16 of n clips to `path`: samples, or without a `dit` held-out clips beside their reconstructions.
+    Returns (videos, caption)."""
     device = next(vae.parameters()).device
+    caption = real_clips(config, "train", n, config.seed)[1].to(device)
     if dit is None:
         videos = torch.stack(reconstructed(vae, config, n // 2, config.seed), dim=1).flatten(0, 1)
     else:
-        caption = real_clips(config, "train", n, config.seed)[1].to(device)
         videos = sample_clips(dit, vae, process, config, caption, config.seed)
     write_clip(path, videos[:16], columns=4, scale=2)
-    if n > 8:
-        print(f"{path}: " + ", ".join(" ".join(MovingMNIST.words[i - 1] for i in ids) for ids in caption[:16].tolist()))
-        legible = f"{100 * read(videos, caption).mean():.0f} %" if config.digits <= 2 else "(unread: over two digits)"
-        return (f"{psnr(*reconstructed(vae, config, 256, config.seed)):.1f} dB on held-out clips, {legible} of the "
-                f"frames of {n} samples read as their captions")
+    return videos, caption
+
+
+def verdict(config, vae, videos, caption):
+    """One line on samples and on the VAE."""
+    print("captions of the samples:", ", ".join(" ".join(MovingMNIST.words[i - 1] for i in ids)
+                                                for ids in caption[:16].tolist()))
+    legible = f"{100 * read(videos, caption).mean():.0f} %" if config.digits <= 2 else "(unread: over two digits)"
+    return (f"{psnr(*reconstructed(vae, config, 256, config.seed)):.1f} dB on held-out clips, {legible} of the frames of "
+            f"{len(videos)} samples read as their captions")
 
 
 def interval(values, seed=0):
@@ -109,7 +115,7 @@ def score(config, vae, dit, process, n=64, seed=0, **options):
                f"{n} samples": (sampled, caption)}
     table = {}
     for name, (video, words) in columns.items():
-        values = {"legibility": read(video, words)}
+        values = {"legibility": read(video, words)} if config.digits <= 2 else {}
         values |= motion(video) if config.digits == 1 else {}
         table[name] = {key: interval(value) for key, value in values.items()}
     print(f"reconstruction of held-out clips: {psnr(copied, copy):.2f} dB")
