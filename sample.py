@@ -29,7 +29,8 @@ def parse(argv=None):
     add("--out", default="out/sample.gif", metavar="FILE", help=".gif, .mp4 or .npy (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: whatever comes')
     add("--extend", metavar="CLIP", help="go on from this clip: a video file, a .npy or a folder of pictures")
-    add("--score", action="store_true", help="measure the checkpoint on moving MNIST; heeds --n (64) --seed --steps --guidance --sampler")
+    add("--score", action="store_true", help="measure the checkpoint on moving MNIST with --n clips (64); of the other "
+        "flags only --frames, --seed, --steps, --guidance, --sampler and --context-noise matter")
     add("--frames", type=int, help="frames in all (left out: as in training; with --extend: 64 more)")
     add("--size", metavar="HxW", help="size in pixels (left out: as in training)")
     add("--n", type=int, help="clips to make (1)")
@@ -140,7 +141,7 @@ def main(argv=None):
                     guidance=config.guidance if args.guidance is None else args.guidance)
     if args.score:
         with autocast(args.device):
-            return score.score(config, vae, dit, process, n, args.seed, **sampling)
+            return score.score(config, vae, dit, process, n, args.seed, args.frames, **sampling)
     caption = word_ids(args.prompt, words, n, args.device)
     if not args.prompt:
         sampling["guidance"] = 1.0                                             # there is no caption to guide towards
@@ -149,8 +150,8 @@ def main(argv=None):
     window = -(-(args.window or config.frames) // TIME)                        # in latent frames, rounded up
     context = -(-args.context // TIME) if args.context else window // 2
     if not 0 < context < window:
-        raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME} frames"
-                         f" of context and {TIME} new ones")
+        raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME}"
+                         f" frames of context and {TIME} new ones")
     with autocast(args.device):
         given, past, frames = beginning(args, config, vae, n)
         rng = torch.Generator(args.device).manual_seed(args.seed)

@@ -716,11 +716,11 @@ def read_config(state, path):
 
 
 def load_weights(net, weights, path):
-    """load_state_dict, with an InputError that names the checkpoint if the weights are for another network."""
+    """load_state_dict of a network or optimizer, with an InputError that names the checkpoint if they do not match."""
     try:
         net.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(f"{path}: its weights do not fit ({str(error).splitlines()[1].strip()[:120]}); use the config "
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: its weights do not fit ({str(error).splitlines()[-1].strip()[:99]}); use the config "
                          "and the version of sora.py it was trained with") from None
 
 

@@ -23,7 +23,7 @@ import torch
 import sample
 import sora
 import train
-from data import clips
+from data import clips, score
 from data.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
 from sora import (DDPM, Config, DiT, InputError, SiT, VideoVAE, diffusion_loss, extend, generate,
                   grid_coords, guided, load_checkpoint, patchify, rope_angles, rotate, save_checkpoint, unpatchify)
@@ -473,6 +473,33 @@ def test_one_batch_can_be_overfitted(process):
     assert np.mean(losses[-20:]) < 0.35 * np.mean(losses[:5])
 
 
+# --- the score ----------------------------------------------------------------------------------------------------
+
+def test_the_score_tells_good_clips_from_bad():
+    """Held-out clips are read; with wrong captions they are not. A frozen clip has no speed, a jittered one wobbles."""
+    config = Config()
+    video, caption = score.real_clips(config, "heldout", 64, seed=1)
+    good = score.measure(config, video, caption)
+    assert good["legibility"].mean() > 0.9 and abs(good["speed"].mean() - 1.2) < 0.1
+    assert score.measure(config, video, caption % 10 + 1)["legibility"].mean() < 0.1
+    assert score.measure(config, video[:, :, :1].expand_as(video), caption)["speed"].max() == 0
+    for strength in (1, 2):
+        shifts = torch.randint(-strength, strength + 1, (16, 2)).tolist()
+        jittered = torch.stack([video[:, :, t].roll(shift, (2, 3)) for t, shift in enumerate(shifts)], dim=2)
+        bad = score.measure(config, jittered, caption)
+        assert bad["wobble"].mean() > (1 + strength / 2) * good["wobble"].mean()
+    faded = video.clone()
+    faded[:, :, ::2] = faded[:, :, ::2] * 0.5 - 0.5
+    assert score.measure(config, faded, caption)["flicker"].mean() > 0.2 > 0.01 > good["flicker"].mean()
+    assert score.psnr(video, video * 0.9) > score.psnr(video, video * 0.8)
+
+
+def test_interval_holds_the_mean():
+    values = torch.randn(400) + 3
+    mean, low, high = score.interval(values)
+    assert low < 3 < high and abs(high - low - 2 * 1.96 / 20) < 0.04 and low < mean < high
+
+
 # --- checkpoints and scripts --------------------------------------------------------------------------------------
 
 def test_checkpoint_round_trip(tmp_path):
@@ -483,8 +510,8 @@ def test_checkpoint_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
 
 
-TINY_RUN = ("--vae-width 8 --dim 48 --depth 2 --heads 2 --vae-steps 7 --steps 9 --batch 4 --vae-batch 2 --sample-steps 2 "
-            "--log-every 4 --save-every 5 --device cpu").split()
+TINY_RUN = ("--vae-width 8 --dim 48 --depth 2 --heads 2 --vae-steps 7 --steps 9 --batch 4 --vae-batch 2 "
+            "--sample-steps 2 --log-every 4 --save-every 5 --device cpu").split()
 
 
 def script(name, *args, code=0):
@@ -620,6 +647,12 @@ def test_sample_writes_what_was_asked_for(trained, tmp_path, name, args, shape):
     assert video.shape == shape and (tmp_path / name).with_suffix(".png").exists()
 
 
+def test_score_runs_on_short_and_long_clips(trained, capsys):
+    for args, row in ((["--n", 2], "2 samples"), (["--n", 2, "--frames", 32], "frames 17 to 32")):
+        call(sample.main, "--ckpt", trained / "sora.pt", "--score", *args)
+        assert row in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("ending", ["gif", "mp4", "npy", "folder"])
 def test_extend_goes_on_from_a_clip(trained, tmp_path, ending):
     """The given part of the result is the VAE's reconstruction of the given clip, whatever came after it."""
@@ -697,9 +730,11 @@ def test_scripts_refuse_unusable_checkpoints(trained, tmp_path):
         assert words in complaint(sample.main, "--ckpt", tmp_path / f"{name}.pt", "--out", tmp_path / "x.gif")
         assert words in complaint(train.main, "--init", tmp_path / f"{name}.pt", "--out", tmp_path / "out")
     out = ("--out", tmp_path / "out")
-    assert "--dim 96" in complaint(train.main, "--init", trained / "sora.pt", "--dim", "96", *out)
+    assert "do not fit" in complaint(train.main, "--init", trained / "sora.pt", "--dim", "96", *out)
+    assert "leave it out" in complaint(train.main, "--init", trained / "sora.pt", "--preset", "tiny", *out)
+    assert "leave it out" in complaint(train.main, "--vae", trained / "sora.pt", "--vae-width", "16", *out)
     assert "--process sit" in complaint(train.main, "--resume", "--process", "sit", "--out", trained)
-    assert "optimizer" in complaint(train.main, "--resume", "--muon", "0", "--out", trained)
+    assert "do not fit" in complaint(train.main, "--resume", "--muon", "0", "--out", trained)
     wrong = load_checkpoint(trained / "sora.pt")
     torch.save(wrong | {"ema": dict(list(wrong["ema"].items())[1:])}, tmp_path / "wrong.pt")
     assert "do not fit" in complaint(sample.main, "--ckpt", tmp_path / "wrong.pt", "--out", tmp_path / "x.gif")

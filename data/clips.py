@@ -21,7 +21,8 @@ def read_clip(path, channels=1):
         raise InputError(f"{path}: no such clip; expected a video file, a .npy or a folder of pictures")
     try:
         if path.is_dir():
-            frames = np.stack([iio.imread(p) for p in sorted(path.iterdir()) if p.suffix.lower() in (".png", ".jpg", ".jpeg")])
+            names = [p for p in sorted(path.iterdir()) if p.suffix.lower() in (".png", ".jpg", ".jpeg")]
+            frames = np.stack([iio.imread(name) for name in names])
         else:
             every = None if path.suffix == ".gif" else ...                     # imageio's "all frames", by plugin
             frames = np.load(path) if path.suffix == ".npy" else iio.imread(path, index=every)

@@ -6,7 +6,11 @@ Two rules for the motion, both as published:
 
 Everything is vectorised over the batch. The few random numbers a clip needs come from the generator that is handed
 in; the pixels are drawn on the training device. The caption of a clip names its digits: "3 7".
+
+    python -m data.moving_mnist clip.npy        writes a real clip of held-out digits to look at or to extend, as npy,
+                                                gif or mp4, and prints its caption (--help: other sizes, rules, numbers)
 """
+import argparse
 import gzip
 import math
 import zlib
@@ -144,3 +148,24 @@ class MovingMNIST:
         layers = place[0] @ digits[:, None] @ place[1].transpose(-1, -2)  # (B,T,D,H,W)
         video = layers.amax(dim=2) if self.rule == "official" else layers.sum(dim=2).clamp(max=1)
         return video[:, None]
+
+
+def main():
+    """Writes clips to a file."""
+    from data.clips import write_clip                                          # needs imageio; the generator does not
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", help="file to write, .npy, .gif or .mp4")
+    for name, default in dict(n=1, seed=0, size=32, digit_size=20, digits=1, frames=16, scale=1).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"({default})")
+    parser.add_argument("--rule", default="official", choices=RULES)
+    parser.add_argument("--split", default="heldout", choices=tuple(IDX_FILES))
+    args = parser.parse_args()
+    data = MovingMNIST(*load_digits(args.split), (args.size, args.size), args.digit_size, args.digits, args.frames,
+                       args.rule)
+    video, caption = data.clips(args.n, torch.Generator().manual_seed(args.seed))
+    write_clip(args.out, video, scale=args.scale)
+    print(f"wrote {args.out}:", ", ".join(" ".join(data.words[i - 1] for i in ids) for ids in caption.tolist()))
+
+
+if __name__ == "__main__":
+    main()

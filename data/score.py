@@ -1,6 +1,7 @@
 """Numbers for a model trained on moving MNIST, each beside the same number for real clips.
 
-    python sample.py --score
+    python sample.py --score                 clips as long as in training, beside real ones
+    python sample.py --score --frames 200    long clips, stretch by stretch: what drifts
 
 - reconstruction: PSNR of the VAE on held-out clips (squared error pooled over all pixels, pixel range 1);
 - legibility: share of frames that the referee reads as the clip's caption;
@@ -8,21 +9,23 @@
   changes from frame to frame, whichever way it points, so that a bounce is no wobble; even a straight path has some,
   because positions are whole pixels), turns (changes of direction a clip) and flicker (deviation of the amount of ink
   over a clip, relative to its mean).
+Each with its mean over clips and a 95 % bootstrap interval in brackets.
 """
 import math
+from itertools import islice
 
 import torch
 
 from data.clips import write_clip
 from data.moving_mnist import MovingMNIST, load_digits
 from data.referee import legibility, load_referee
-from sora import SPACE, TIME, generate
+from sora import SPACE, TIME, extend
 
 
 def real_clips(config, split, n, seed=0):
     """n clips by the config's rule with the digits of one split, on the CPU: (video, caption)."""
-    data = MovingMNIST(*load_digits(split, config.mnist), (config.height, config.width), config.digit_size, config.digits,
-                       config.frames, config.rule, config.channels)
+    data = MovingMNIST(*load_digits(split, config.mnist), (config.height, config.width), config.digit_size,
+                       config.digits, config.frames, config.rule, config.channels)
     return data.clips(n, torch.Generator().manual_seed(seed))
 
 
@@ -40,21 +43,27 @@ def reconstructed(vae, config, n, seed=0):
 
 
 def read(video, caption):
-    """Share of the frames of each clip that the referee reads as its caption, (B,). In float32 on the CPU, everywhere."""
+    """Share of the frames of each clip that the referee reads as its caption, (B,). In float32 on the CPU."""
     with torch.autocast("cpu", enabled=False):
         return legibility(load_referee(), video.float().cpu(), caption.cpu()).mean(1)
 
 
 @torch.no_grad()
-def sample_clips(model, vae, process, config, caption, seed=0, part=64, **options):
-    """Clips for captions (B,words), from nothing: (B,c,T,H,W). `options` go to `generate`."""
-    rng = torch.Generator(caption.device).manual_seed(seed)
-    options = dict(steps=config.sample_steps, guidance=config.guidance, generator=rng) | options
-    shape = config.latent_channels, config.frames // TIME, config.height // SPACE, config.width // SPACE
-    unknown = torch.zeros(shape[1], dtype=torch.bool, device=caption.device)
-    latents = [generate(model, process, torch.zeros(len(c), *shape, device=caption.device), unknown, c, **options)
-               for c in caption.split(part)]
-    return torch.cat([vae.decode(z).clamp(-1, 1) for z in torch.cat(latents).split(16)])
+def sample_clips(model, vae, process, config, caption, seed=0, frames=None, **sampling):
+    """Clips for captions (B,words), from nothing: (B,c,frames,H,W). Beyond the trained length the window slides on by
+    half. `sampling` goes to `generate`."""
+    sampling = dict(steps=config.sample_steps, guidance=config.guidance) | sampling
+    window = config.frames // TIME
+    clips = []
+    for i, words in enumerate(caption.split(64)):                              # 64 at a time, for the memory
+        past = torch.zeros(len(words), config.latent_channels, 0, config.height // SPACE, config.width // SPACE,
+                           device=caption.device)
+        rng = torch.Generator(caption.device).manual_seed(seed + i)
+        windows = extend(model, process, past, words, window, window // 2, rng, **sampling)
+        more = max((frames or 0) - config.frames, 0)
+        latent = torch.cat(list(islice(windows, 1 + -(-more // (TIME * (window - window // 2))))), dim=2)
+        clips += [vae.decode(z).clamp(-1, 1)[:, :, :frames] for z in latent.split(16)]
+    return torch.cat(clips)
 
 
 def motion(video):
@@ -91,8 +100,8 @@ def verdict(config, vae, videos, caption):
     print("captions of the samples:", ", ".join(" ".join(MovingMNIST.words[i - 1] for i in ids)
                                                 for ids in caption[:16].tolist()))
     legible = f"{100 * read(videos, caption).mean():.0f} %" if config.digits <= 2 else "(unread: over two digits)"
-    return (f"{psnr(*reconstructed(vae, config, 256, config.seed)):.1f} dB on held-out clips, {legible} of the frames of "
-            f"{len(videos)} samples read as their captions")
+    return (f"{psnr(*reconstructed(vae, config, 256, config.seed)):.1f} dB on held-out clips, {legible} of the frames "
+            f"of {len(videos)} samples read as their captions")
 
 
 def interval(values, seed=0):
@@ -102,25 +111,29 @@ def interval(values, seed=0):
     return values.mean().item(), low, high
 
 
-def score(config, vae, dit, process, n=64, seed=0, **options):
-    """Prints the table; returns it as {row: {column: (mean, low, high)}}."""
-    held_out, held_out_caption = real_clips(config, "heldout", 512, seed)
-    train, train_caption = real_clips(config, "train", 512, seed)
-    caption = real_clips(config, "train", n, seed + 1)[1]
+def measure(config, video, caption):
+    """Everything that can be said of clips (B,1,T,H,W) and their captions: {name: (B,)}."""
+    values = {"legibility": read(video, caption)} if config.digits <= 2 else {}
+    return values | (motion(video) if config.digits == 1 else {})
+
+
+def score(config, vae, dit, process, n=64, seed=0, frames=None, **sampling):
+    """Prints a table, a row for each kind of clips; returns it as {row: {column: (mean, low, high)}}."""
     device = next(vae.parameters()).device
-    copied, copy = reconstructed(vae, config, 256, seed)
-    sampled = sample_clips(dit, vae, process, config, caption.to(device), seed, **options).cpu()
-    columns = {"training clips": (train, train_caption), "held-out clips": (held_out, held_out_caption),
-               "held-out, through the VAE": (copy, real_clips(config, "heldout", 256, seed)[1]),
-               f"{n} samples": (sampled, caption)}
-    table = {}
-    for name, (video, words) in columns.items():
-        values = {"legibility": read(video, words)} if config.digits <= 2 else {}
-        values |= motion(video) if config.digits == 1 else {}
-        table[name] = {key: interval(value) for key, value in values.items()}
-    print(f"reconstruction of held-out clips: {psnr(copied, copy):.2f} dB")
-    rows = list(next(iter(table.values())))
-    print(f"{'':12}" + "".join(f"{name:>28}" for name in table))
-    for row in rows:
-        print(f"{row:12}" + "".join(f"{'%.3f [%.3f, %.3f]' % column[row]:>28}" for column in table.values()))
+    caption = real_clips(config, "train", n, seed + 1)[1]
+    video = sample_clips(dit, vae, process, config, caption.to(device), seed, frames, **sampling).cpu()
+    rows = {"training clips": real_clips(config, "train", 512, seed),
+            "held-out clips": real_clips(config, "heldout", 512, seed)}
+    if (frames or 0) > config.frames:
+        for start in range(0, frames - config.frames + 1, config.frames):
+            rows[f"frames {start + 1} to {start + config.frames}"] = video[:, :, start:start + config.frames], caption
+    else:
+        original, copy = reconstructed(vae, config, 256, seed)
+        print(f"reconstruction of held-out clips: {psnr(original, copy):.2f} dB")
+        rows |= {"held-out, through the VAE": (copy, real_clips(config, "heldout", 256, seed)[1]),
+                 f"{n} samples": (video, caption)}
+    table = {name: {key: interval(value) for key, value in measure(config, *row).items()} for name, row in rows.items()}
+    print(" " * 26 + "".join(f"{key:>23}" for key in table["training clips"]))
+    for name, row in table.items():
+        print(f"{name:26}" + "".join(f"{'%.3f [%.3f, %.3f]' % value:>23}" for value in row.values()))
     return table
