@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: each part as milliseconds and as a share of the step, measured in one run.
+"""Where the time of a training step goes, and what two choices of kernel are worth; all measured in one run.
 
     python -m data.bench                the preset tiny; takes the flags of train.py (--preset small, --batch 64 ...)
 """
@@ -7,9 +7,10 @@ import tempfile
 import time
 
 import torch
+import torch.nn.functional as nnf
 
 import train
-from sora import autocast, tune_cpu
+from sora import SPACE, TIME, autocast, tune_cpu
 
 
 def milliseconds(work, device, repeat=20):
@@ -24,8 +25,31 @@ def milliseconds(work, device, repeat=20):
     return 1000 * (time.perf_counter() - begin) / repeat
 
 
+def forward_backward(work, *shape):
+    """A function that runs work(x) and its backward on a random bfloat16 x."""
+    x = torch.randn(*shape, dtype=torch.bfloat16, requires_grad=True)
+    return lambda: work(x).sum().backward()
+
+
+def kernels(config):
+    """Prints ratios, forward and backward together: fused attention, and the tanh form of GELU, on this CPU."""
+    cell = SPACE * config.patch
+    tokens = config.frames // TIME * (config.height // cell) * (config.width // cell)
+    qkv = config.batch, config.heads, tokens, config.dim // config.heads
+    time_of = {}
+    for fused in (True, False):
+        torch.backends.cuda.enable_flash_sdp(fused)
+        attend = forward_backward(lambda x: nnf.scaled_dot_product_attention(x, x, x), *qkv)
+        time_of[fused] = milliseconds(attend, "cpu")
+    print(f"fused attention takes {time_of[True] / time_of[False]:.1f} times as long as plain products, {tokens} tokens")
+    hidden = config.batch * tokens, 4 * config.dim
+    times = [milliseconds(forward_backward(lambda x: nnf.gelu(x, approximate=form), *hidden), "cpu")
+             for form in ("tanh", "none")]
+    print(f"GELU's tanh form takes {times[0] / times[1]:.1f} times as long as the exact one")
+
+
 def main():
-    """Prints the table of the transformer's stage."""
+    """Prints the table of the transformer's stage, and on a CPU the ratios."""
     tune_cpu()
     with tempfile.TemporaryDirectory() as folder:
         run = train.start(train.parse(sys.argv[1:] + ["--out", folder]))
@@ -54,6 +78,8 @@ def main():
     print(f"{device}, {torch.get_num_threads()} threads, {batch} clips a step: {total:.0f} ms")
     for name, ms in parts.items():
         print(f"  {name:24}{ms:8.1f} ms {100 * ms / total:5.1f} %")
+    if device == "cpu":
+        kernels(run.config)
 
 
 if __name__ == "__main__":
