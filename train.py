@@ -15,9 +15,9 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 import torch.nn.functional as nnf
+from numpy.random import SeedSequence
 from tqdm import tqdm
 
 from data import clips, score
@@ -54,7 +54,7 @@ def parse(argv=None):
 
 def rng(*numbers, device="cpu"):
     """A generator seeded from (seed, stage, step, purpose): a run can stop anywhere, go on, and draw the same."""
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+    return torch.Generator(device).manual_seed(int(SeedSequence(numbers).generate_state(1, "uint64")[0] >> 1))
 
 
 def start(args):
