@@ -29,8 +29,8 @@ def parse(argv=None):
     add("--out", default="out/sample.gif", metavar="FILE", help=".gif, .mp4 or .npy (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: whatever comes')
     add("--extend", metavar="CLIP", help="go on from this clip: a video file, a .npy or a folder of pictures")
-    add("--score", action="store_true", help="measure the checkpoint on moving MNIST with --n clips (64); of the other "
-        "flags only --frames, --seed, --steps, --guidance, --sampler and --context-noise matter")
+    add("--score", action="store_true", help="measure the checkpoint with --n clips of each kind (256) and write "
+        "score.json beside it; of the other flags only --seed, --steps, --guidance, --sampler, --device matter")
     add("--frames", type=int, help="frames in all (left out: as in training; with --extend: 64 more)")
     add("--size", metavar="HxW", help="size in pixels (left out: as in training)")
     add("--n", type=int, help="clips to make (1)")
@@ -136,12 +136,13 @@ def main(argv=None):
     if args.sampler not in (None, *process.samplers):
         raise InputError(f"--sampler {args.sampler}: this checkpoint's process is {config.process}, expected one of "
                          f"{', '.join(process.samplers)}")
-    n = args.n or (64 if args.score else 1)
+    n = args.n or (256 if args.score else 1)
     sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler, context_noise=args.context_noise,
                     guidance=config.guidance if args.guidance is None else args.guidance)
     if args.score:
         with autocast(args.device):
-            return score.score(config, vae, dit, process, n, args.seed, args.frames, **sampling)
+            return score.score(config, vae, dit, process, Path(args.ckpt).with_name("score.json"), n, args.seed,
+                               **sampling)
     caption = word_ids(args.prompt, words, n, args.device)
     if not args.prompt:
         sampling["guidance"] = 1.0                                             # there is no caption to guide towards

@@ -5,6 +5,7 @@
 Everything runs in float32 or float64 on the CPU in a few minutes; the networks are miniatures.
 """
 import csv
+import json
 import math
 import os
 import random
@@ -23,7 +24,7 @@ import torch
 import sample
 import sora
 import train
-from data import clips, score
+from data import clips, drift, metrics, score, study
 from data.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
 from sora import (DDPM, Config, DiT, InputError, SiT, VideoVAE, diffusion_loss, extend, generate,
                   grid_coords, guided, load_checkpoint, patchify, rope_angles, rotate, save_checkpoint, unpatchify)
@@ -31,6 +32,7 @@ from sora import (DDPM, Config, DiT, InputError, SiT, VideoVAE, diffusion_loss, 
 HERE = Path(__file__).parent
 MINI = Config(vae_width=8, dim=48, depth=2, heads=2, latent_channels=4)
 torch.set_num_threads(2)
+sora.tune_cpu()
 
 
 @pytest.fixture(autouse=True)
@@ -475,28 +477,131 @@ def test_one_batch_can_be_overfitted(process):
 
 # --- the score ----------------------------------------------------------------------------------------------------
 
-def test_the_score_tells_good_clips_from_bad():
-    """Held-out clips are read; with wrong captions they are not. A frozen clip has no speed, a jittered one wobbles."""
-    config = Config()
-    video, caption = score.real_clips(config, "heldout", 64, seed=1)
-    good = score.measure(config, video, caption)
-    assert good["legibility"].mean() > 0.9 and abs(good["speed"].mean() - 1.2) < 0.1
-    assert score.measure(config, video, caption % 10 + 1)["legibility"].mean() < 0.1
-    assert score.measure(config, video[:, :, :1].expand_as(video), caption)["speed"].max() == 0
-    for strength in (1, 2):
-        shifts = torch.randint(-strength, strength + 1, (16, 2)).tolist()
-        jittered = torch.stack([video[:, :, t].roll(shift, (2, 3)) for t, shift in enumerate(shifts)], dim=2)
-        bad = score.measure(config, jittered, caption)
-        assert bad["wobble"].mean() > (1 + strength / 2) * good["wobble"].mean()
-    faded = video.clone()
-    faded[:, :, ::2] = faded[:, :, ::2] * 0.5 - 0.5
-    assert score.measure(config, faded, caption)["flicker"].mean() > 0.2 > 0.01 > good["flicker"].mean()
-    assert score.psnr(video, video * 0.9) > score.psnr(video, video * 0.8)
+@pytest.fixture(scope="module", params=[1, 2])
+def judged(request):
+    """A judge, and held-out clips: (judge, video, caption)."""
+    size = {1: {}, 2: dict(height=64, width=64, frames=20, digits=2, digit_size=28)}[request.param]
+    config = Config(**size)
+    return score.Judge(config), *score.real_clips(config, "heldout", 128, seed=1)
+
+
+def shuffled(video, strength):
+    """2, 4, 8, 16 frames of each clip change places."""
+    video, count = video.clone(), 2 ** strength
+    for clip in video:
+        which = torch.randperm(video.shape[2])[:count].sort().values
+        clip[:, which] = clip[:, which[torch.randperm(count)]]
+    return video
+
+
+def swapped(video, strength):
+    """From the middle on, one clip in four (two, three, four) goes on with the digits of another."""
+    video, many, half = video.clone(), len(video) * strength // 4, video.shape[2] // 2
+    video[:many, :, half:] = video.roll(1, 0)[:many, :, half:]
+    return video
+
+
+def jittered(video, strength):
+    """Each frame is moved by up to 1, 2, 3, 4 pixels."""
+    video = video.clone()
+    for clip in video:
+        for t in range(video.shape[2]):
+            clip[:, t] = clip[:, t].roll(torch.randint(-strength, strength + 1, (2,)).tolist(), (1, 2))
+    return video
+
+
+def blurred(video, strength):
+    """A Gaussian of deviation 0.5, 1, 1.5, 2 pixels."""
+    taps = torch.exp(-torch.arange(-7, 8) ** 2 / (0.5 * strength ** 2))
+    taps = (taps / taps.sum()).view(1, 1, 1, 15)
+    frames = video.transpose(1, 2).flatten(0, 1) + 1
+    for kernel in (taps, taps.transpose(2, 3)):
+        frames = torch.nn.functional.conv2d(frames, kernel, padding=(kernel.shape[2] // 2, kernel.shape[3] // 2))
+    return frames.unflatten(0, (len(video), -1)).transpose(1, 2) - 1
+
+
+def frozen(video, strength):
+    """The last 3, 6, 9, 12 frames stand still."""
+    last = video.shape[2] - 3 * strength
+    return torch.cat([video[:, :, :last], video[:, :, last - 1:last].expand(-1, -1, 3 * strength, -1, -1)], dim=2)
+
+
+@pytest.mark.parametrize("judged,damage,metric,sign", [
+    (1, shuffled, "wobble", 1), (1, swapped, "permanence", -1), (1, jittered, "wobble", 1), (1, blurred, "ssim", -1),
+    (1, frozen, "speed", -1), (2, swapped, "permanence", -1)], indirect=["judged"])
+def test_metrics_rank_every_damage_by_its_strength(judged, damage, metric, sign):
+    """Real clips are best, and each of four strengths is worse than the one before: by the metric meant to catch that
+    damage, and by the Frechet distance."""
+    judge, video, caption = judged
+    rows = []
+    for strength in range(5):
+        bad = damage(video, strength) if strength else video
+        rows.append(judge.measure(bad, caption) | score.likeness(video, bad))
+    for name, direction in ((metric, sign), ("frechet", 1)):
+        values = [row[name][0] * direction for row in rows]
+        assert all(a < b for a, b in zip(values, values[1:])), (name, values)
+
+
+def test_held_out_clips_look_real(judged):
+    judge, video, caption = judged
+    held_out = judge.measure(video, caption)
+    training = judge.measure(*score.real_clips(judge.config, "train", 128, seed=2))
+    assert held_out["legibility"][0] > 0.85 and held_out["permanence"][0] > 0.9
+    assert judge.measure(video, caption % 10 + 1)["legibility"][0] < 0.1
+    assert training["frechet"][0] < 25 and held_out["frechet"][0] < 25
+    if judge.config.digits == 1:
+        assert training["nearest"][0] < 0.01 < held_out["nearest"][0]
+
+
+def test_two_digits_count_as_permanent_only_across_an_overlap():
+    """Digits that meet and part count, those that stay apart do not; how far apart they are is seen from the ink."""
+    data = MovingMNIST(*load_digits("heldout"), (64, 64), 28, 2, 20)
+    path = torch.zeros(3, 20, 2, 2, dtype=torch.long)
+    path[:, :, 0], path[:2, :, 1, 1] = 18, (36 - 2 * torch.arange(20)).clamp(min=0)
+    path[2, :, 1, 1] = 36
+    ink = data.draw(data.images[torch.tensor([[3, 400]] * 3)], path)[:, 0]
+    true = (path[:, :, 0] - path[:, :, 1]).float().norm(dim=-1)
+    assert (metrics.separation(ink, 28) - true).abs().mean() < 4
+    readings = torch.tensor([[1, 2]] * 10 + [[1, 7]] * 10).expand(3, -1, -1).clone()
+    readings[1, 10:] = readings[1, 0]
+    assert metrics.permanence(readings, ink, 28).nan_to_num(-1).tolist() == [0, 1, -1]
+
+
+def test_ssim_and_psnr_against_closed_forms():
+    """Flat pictures have no structure: SSIM is its luminance term. A constant error e has PSNR -20 log10 e."""
+    a, b = torch.full((2, 1, 3, 16, 16), 0.2), torch.full((2, 1, 3, 16, 16), -0.4)
+    x, y = 0.6, 0.3                                                            # the same in [0,1]
+    expected = (2 * x * y + 1e-4) / (x * x + y * y + 1e-4)
+    assert torch.allclose(metrics.ssim(a, b), torch.full((2,), expected), atol=1e-5)
+    assert torch.allclose(metrics.ssim(a, a), torch.ones(2), atol=1e-5)
+    assert metrics.psnr(metrics.squared_error(a, b)).item() == pytest.approx(-20 * math.log10(0.3), abs=1e-4)
+
+
+def test_frechet_distance_between_known_gaussians():
+    """Independent axes with deviations s and means m: the sum of (m - m')^2 + (s - s')^2."""
+    noise = torch.randn(20000, 4, dtype=torch.float64)
+    scale, shift = torch.tensor([1.0, 2.0, 0.5, 3.0]), torch.tensor([0.0, 1.0, -2.0, 0.5])
+    expected = ((scale - 1) ** 2 + shift ** 2).sum().item()
+    other = torch.randn(20000, 4, dtype=torch.float64) * scale + shift
+    assert metrics.frechet(noise, other).item() == pytest.approx(expected, rel=0.03)
+    assert abs(metrics.frechet(noise, noise).item()) < 1e-6
+
+
+def test_handwriting_does_not_depend_on_the_position():
+    """The same digit elsewhere is the same hand; another digit is not; its nearest training digit is itself."""
+    data = MovingMNIST(*load_digits("train"), (40, 40), 20, 1, 1)
+    digits = data.images[[5, 900, 2500]]
+    place = lambda y, x: torch.nn.functional.pad(digits, (x, 20 - x, y, 20 - y))[:, None, None] * 2 - 1
+    here, there = metrics.handwriting(place(3, 4), 24), metrics.handwriting(place(12, 9), 24)
+    assert metrics.distance(here, there).max() < 1e-3 < 0.1 < metrics.distance(here, there.roll(1, 0)).min()
+    training = metrics.handwriting(data.images[:, None, None] * 2 - 1, 24)
+    far, which = metrics.nearest(here, training)
+    assert which.tolist() == [5, 900, 2500] and far.max() < 0.02
 
 
 def test_interval_holds_the_mean():
     values = torch.randn(400) + 3
-    mean, low, high = score.interval(values)
+    mean, low, high = metrics.interval(values)
     assert low < 3 < high and abs(high - low - 2 * 1.96 / 20) < 0.04 and low < mean < high
 
 
@@ -614,6 +719,14 @@ def test_resumed_equals_never_stopped(trained, tmp_path, monkeypatch, stage, ste
     assert_same_run(trained, tmp_path)
 
 
+def test_until_stops_there_and_resume_goes_on(trained, tmp_path):
+    with pytest.raises(SystemExit, match="0"):
+        call(train.main, *TINY_RUN, "--out", tmp_path, "--until", 3)
+    assert load_checkpoint(tmp_path / "sora.pt")["step"] == 3
+    call(train.main, "--resume", "--out", tmp_path, "--device", "cpu")
+    assert_same_run(trained, tmp_path)
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     real = train.dit_loss
 
@@ -647,10 +760,62 @@ def test_sample_writes_what_was_asked_for(trained, tmp_path, name, args, shape):
     assert video.shape == shape and (tmp_path / name).with_suffix(".png").exists()
 
 
-def test_score_runs_on_short_and_long_clips(trained, capsys):
-    for args, row in ((["--n", 2], "2 samples"), (["--n", 2, "--frames", 32], "frames 17 to 32")):
-        call(sample.main, "--ckpt", trained / "sora.pt", "--score", *args)
-        assert row in capsys.readouterr().out
+def test_score_writes_its_tables(trained, capsys):
+    call(sample.main, "--ckpt", trained / "sora.pt", "--score", "--n", 4)
+    printed = capsys.readouterr().out
+    table = json.loads((trained / "score.json").read_text())
+    for row in ("training", "held out", "held out, VAE's copy", "samples"):
+        assert row in printed and {"legibility", "frechet", "speed", "nearest"} <= table["clips"][row].keys()
+    assert {"psnr", "ssim"} <= table["clips"]["held out, VAE's copy"].keys() and table["n"] == 4
+    assert set(table["prediction"]) == {"the model", "the last frame again", "the VAE alone"}
+    assert iio.imread(trained / "nearest.png").std() > 0
+
+
+def test_score_without_a_referee_says_so(trained, tmp_path, capsys):
+    call(train.main, *TINY_RUN, "--digits", 3, "--vae-steps", 1, "--steps", 1, "--out", tmp_path)
+    call(sample.main, "--ckpt", tmp_path / "sora.pt", "--score", "--n", 3)
+    assert "3 digits a clip: the referee reads one or two" in capsys.readouterr().out
+    assert "legibility" not in (tmp_path / "score.json").read_text()
+
+
+def test_drift_is_written_for_both_arms(trained, tmp_path):
+    call(drift.main, "--ckpt", trained / "sora.pt", "--n", 12, "--frames", 48, "--out", tmp_path / "d.csv",
+         "--device", "cpu")
+    rows = list(csv.DictReader((tmp_path / "d.csv").open()))
+    firsts = {arm: [row["first_frame"] for row in rows if (row["clips"], row["metric"]) == (arm, "own")]
+              for arm in drift.ARMS}
+    assert set(map(tuple, firsts.values())) == {("1", "17", "33")}
+    own = {row["first_frame"]: float(row["value"]) for row in rows if row["metric"] == "own"}
+    assert own["1"] == 0 < own["33"]
+    assert drift.partner(torch.tensor([[3], [4], [3], [5], [3]])).tolist() == [2, 1, 4, 3, 0]
+
+
+def test_stretches_lose_no_frame():
+    stream = iter(torch.arange(40).view(1, 1, 40, 1, 1).split([7, 1, 12, 20], dim=2))
+    pieces = list(drift.stretches(stream, 6, 6))
+    assert torch.cat(pieces, dim=2).flatten().tolist() == list(range(36))
+
+
+def test_a_frame_vae_has_the_shapes_of_the_video_vae_and_sees_one_frame():
+    """The per-frame VAE of the compressor study: the same latent shape; a frame changes only its quarter of it."""
+    vae = lively(study.FrameVAE(replace(MINI, latent_channels=8)))
+    video = torch.rand(2, 1, 8, 16, 24)
+    latent = vae.encode(video)
+    assert latent.shape == (2, 8, 2, 2, 3) and vae.decode(latent).shape == video.shape
+    changed = video.clone()
+    changed[:, :, 5] += 0.5                                                    # frame 1 of latent frame 1
+    moved = (vae.encode(changed) - latent).abs().amax((0, 3, 4)) > 1e-6        # (C,F)
+    assert moved.nonzero().tolist() == [[2, 1], [3, 1]]
+    latent[:, 2:4, 1] += 1
+    moved = (vae.decode(latent) - vae.decode(vae.encode(video))).abs().amax((0, 1, 3, 4)) > 1e-6
+    assert moved.nonzero().flatten().tolist() == [5]
+
+
+def test_fewer_digits_are_the_first_of_each_class(tmp_path):
+    study.few_digits(tmp_path, 3)
+    images, labels = load_digits("train", str(tmp_path))
+    assert len(images) == 30 and sorted(labels.tolist()) == [d for d in range(10) for _ in range(3)]
+    assert all(np.array_equal(a, b) for a, b in zip(load_digits("heldout"), load_digits("heldout", str(tmp_path))))
 
 
 @pytest.mark.parametrize("ending", ["gif", "mp4", "npy", "folder"])

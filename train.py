@@ -39,6 +39,7 @@ def parse(argv=None):
     add("--out", default="out", metavar="DIR", help="folder for the checkpoint, the log and the pictures (out)")
     add("--overwrite", action="store_true", help="start anew although DIR has a checkpoint, which is then lost")
     add("--preset", choices=PRESETS, help="which defaults (tiny)")
+    add("--until", type=int, metavar="STEP", help="stop after this step of the transformer; --resume goes on")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--resume", action="store_true", help="go on from DIR/sora.pt; other flags change its config")
     source.add_argument("--init", metavar="CKPT", help="start from the weights, and the config, of another checkpoint")
@@ -151,18 +152,19 @@ def fit(run, net, loss_of, steps, peaks):
         run.sums[:, 3] += torch.stack([norm, torch.ones_like(norm)])
         run.step = step + 1
         log, keep = (run.step % n == 0 or run.step == steps for n in (c.log_every, c.save_every))
-        if log or keep or run.stop:                                            # only here does the host wait for a GPU
+        stop = run.stop or run.stage == 1 and run.step == run.args.until
+        if log or keep or stop:                                            # only here does the host wait for a GPU
             run.seconds = time.monotonic() - clock
             if not torch.isfinite(run.sums).all():
                 sys.exit(f"{STAGES[run.stage]} step {run.step}: loss or gradient is no longer a number. The checkpoint"
                          " is from before that: --resume it with a lower learning rate")
         if log:
             bar.set_postfix(loss=f"{write_log(run):.4f}")
-        if keep or run.stop:
+        if keep or stop:
             save(run)
-        if run.stop:
+        if stop:
             print(f"\nstopped at {STAGES[run.stage]} step {run.step} and saved; go on with --resume")
-            sys.exit(130)
+            sys.exit(130 if run.stop else 0)
         if keep:
             with autocast(run.args.device):
                 score.pictures(run.out / "preview.gif", c, run.vae, run.process, run.ema if run.stage else None)

@@ -76,7 +76,12 @@ def write_clip(path, videos, fps=12, scale=1, columns=None):
         odd = [(0, length % 2) for length in pixels.shape[1:3]]                # h264 wants even sizes
         pixels = np.pad(pixels, ((0, 0), *odd, (0, 0)))
         iio.imwrite(path, pixels, fps=fps, codec="libx264", macro_block_size=1)
-    iio.imwrite(path.with_suffix(".png"), to_pixels(contact_sheet(videos), scale)[0])
+    write_still(path.with_suffix(".png"), contact_sheet(videos), scale)
+
+
+def write_still(path, clip, scale=1):
+    """Writes the first frame of a clip (c,T,H,W) as a picture."""
+    iio.imwrite(path, to_pixels(clip, scale)[0])
 
 
 def check_writable(path):

@@ -34,21 +34,38 @@ class Referee(nn.Module):
         self.last = nn.Conv2d(4 * width, 4 * width, 3, padding=1)
         self.hidden, self.head = nn.Linear(8 * width, 128), nn.Linear(128, 30)
 
-    def features(self, frames):
-        """What is in a frame and not where: (n,128)."""
+    def maps(self, frames):
+        """What is where: (n,96,H/8,W/8)."""
         x = frames
         for conv, group_norm in zip(self.convs, self.norms):
             x = nnf.relu(group_norm(conv(x)))
-        x = nnf.relu(self.last(x))
-        return nnf.relu(self.hidden(torch.cat([x.amax((2, 3)), x.sum((2, 3)) / 16], dim=1)))
+        return nnf.relu(self.last(x))
+
+    def pool(self, maps):
+        """What is in a frame, wherever it is: (n,128)."""
+        return nnf.relu(self.hidden(torch.cat([maps.amax((2, 3)), maps.sum((2, 3)) / 16], dim=1)))
+
+    @torch.no_grad()
+    def clip_features(self, video):
+        """What clips (B,1,T,H,W) show and how it changes, for a Frechet distance: (B,352).
+
+        Mean and deviation over time of the pooled features, and the mean change of the maps from frame to frame.
+        """
+        features = []
+        for part in video.split(8):
+            maps = self.maps(part[:, 0].flatten(0, 1)[:, None])                # (B·T,96,h,w)
+            pooled = self.pool(maps).unflatten(0, (len(part), -1))             # (B,T,128)
+            change = maps.unflatten(0, (len(part), -1)).diff(dim=1).abs().mean((1, 3, 4))      # (B,96)
+            features.append(torch.cat([pooled.mean(1), pooled.std(1), change], dim=1))
+        return torch.cat(features)
 
     def forward(self, frames):
-        return self.head(self.features(frames)).view(-1, 10, 3)
+        return self.head(self.pool(self.maps(frames))).view(-1, 10, 3)
 
     @torch.no_grad()
     def read(self, frames, n_digits):
         """The n_digits (1 or 2) most likely digits of each frame (n,1,H,W), sorted: (n, n_digits)."""
-        log_p = torch.cat([self(part).log_softmax(-1) for part in frames.split(512)])
+        log_p = torch.cat([self(part).log_softmax(-1) for part in frames.split(128)])
         once, twice = log_p[..., 1] - log_p[..., 0], log_p[..., 2] - log_p[..., 0]   # against not being there
         best = once.topk(n_digits, dim=1)
         if n_digits == 1:

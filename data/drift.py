@@ -1,0 +1,141 @@
+"""What becomes of long clips: legibility, handwriting and Frechet distance as functions of the frame number.
+
+    python -m data.drift --ckpt out/sora.pt                 128 clips of 1,000 frames, twice: with the caption throughout,
+                                                            and with the caption for the first window only
+
+Writes a .csv and, beside it, a plot of it (.png). Each stretch of a training clip's length is measured as a clip of its
+own (see score.py), and by its handwriting (one digit): `own` is the distance to the clip's first stretch, `other` that
+to the first stretch of another clip with the same caption. Beside them stand held-out clips and the VAE's copies of
+them; there `own` compares two clips of one digit, `other` two digits of one class.
+"""
+import argparse
+import csv
+import sys
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from data import plots
+from data.clips import make_folder
+from data.metrics import distance, interval
+from data.score import READABLE, Judge, real_clips, through_vae
+from sora import SPACE, TIME, InputError, autocast, check_device, extend, load_models, tune_cpu
+
+ARMS = ("caption throughout", "caption for the first window")
+
+
+def partner(caption):
+    """For each clip, the next one with the same caption, itself if there is none: (B,)."""
+    same = (caption[:, None] == caption[None]).all(-1)
+    n = len(caption)
+    order = (torch.arange(n)[None] - torch.arange(n)[:, None] - 1) % n         # how far ahead each other clip is
+    return order.masked_fill(~same.cpu(), n).argmin(dim=1)
+
+
+@torch.no_grad()
+def long_clips(config, vae, dit, process, caption, arm, window, context, seed, sampling):
+    """Yields the next frames of a clip for each caption, without end: (B,c,T',H,W) in [-1,1] on the CPU."""
+    rng = torch.Generator(caption.device).manual_seed(seed)
+    past = torch.zeros(len(caption), config.latent_channels, 0, config.height // SPACE, config.width // SPACE,
+                       device=caption.device)
+    first = next(extend(dit, process, past, caption, window, context, rng, **sampling))
+    if arm == ARMS[1]:
+        caption, sampling = torch.zeros_like(caption), sampling | dict(guidance=1.0)
+    cache = {}
+    for latent in chain([first], extend(dit, process, first, caption, window, context, rng, **sampling)):
+        yield vae.decode(latent, cache).clamp(-1, 1).cpu()
+
+
+def stretches(parts, length, count):
+    """Cuts a stream of frames into `count` pieces of the same length."""
+    video = next(parts)
+    for _ in range(count):
+        while video.shape[2] < length:
+            video = torch.cat([video, next(parts)], dim=2)
+        yield video[:, :, :length]
+        video = video[:, :, length:]
+
+
+def measure(judge, video, caption, start):
+    """The judge's numbers, and how far the handwriting is from its own start and from that of a partner."""
+    table = judge.measure(video, caption)
+    if judge.config.digits == 1:
+        now, then = judge.handwriting(judge.grey(video)), judge.handwriting(judge.grey(start))
+        table["own"] = interval(distance(now, then))
+        table["other"] = interval(distance(now, then[partner(caption)]))
+    return table
+
+
+def references(judge, vae, n, seed):
+    """Held-out clips twice as long, cut in two, and the VAE's copies: yields (name, first frame, table)."""
+    config = replace(judge.config, frames=2 * judge.config.frames)
+    video, caption = real_clips(config, "heldout", n, seed)
+    for name, clip in (("held out", video), ("held out, VAE's copy", through_vae(vae, video))):
+        start, later = clip.split(judge.config.frames, dim=2)
+        yield name, "", measure(judge, later, caption, start)
+
+
+def drift(judge, models, n, frames, seed, arm, window, context, **sampling):
+    """Yields (arm, first frame, table) for each stretch of n clips, one stretch after the other."""
+    config, vae, dit, process, words = models
+    caption = torch.tensor([[1 + (i + j * (i // 10)) % len(words) for j in range(config.digits)] for i in range(n)],
+                           device=next(dit.parameters()).device)
+    length, start = config.frames, None
+    parts = long_clips(config, vae, dit, process, caption, arm, window, context, seed, sampling)
+    for i, video in enumerate(stretches(parts, length, frames // length)):
+        start = video if i == 0 else start
+        yield arm, i * length + 1, measure(judge, video, caption.cpu(), start)
+
+
+def main(argv=None):
+    """Both arms, written row by row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--ckpt", default="out/sora.pt")
+    add("--out", default="out/drift.csv", help="(out/drift.csv)")
+    add("--n", type=int, default=128, help="clips (128)")
+    add("--frames", type=int, default=1000, help="frames of each (1000)")
+    add("--arms", nargs="+", choices=ARMS, default=ARMS, help="(both)")
+    add("--seed", type=int, default=0)
+    add("--window", type=int, help="video frames sampled jointly (as in training)")
+    add("--context", type=int, help="video frames of the past that a window sees (half of the window)")
+    add("--context-noise", type=float, default=0.0)
+    add("--steps", type=int)
+    add("--guidance", type=float)
+    add("--sampler")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(argv)
+    tune_cpu()
+    check_device(args.device)
+    plots.need_matplotlib()
+    make_folder(Path(args.out).parent)
+    models = config, vae, _, process, _ = load_models(args.ckpt, args.device)
+    if config.digits > READABLE or args.n < 2 or args.frames < config.frames:
+        raise InputError(f"--n {args.n} --frames {args.frames}, {config.digits} digits: expected at least 2 clips of "
+                         f"{config.frames} frames, and one or two digits, which the referee can read")
+    window = (args.window or config.frames) // TIME
+    context = args.context // TIME if args.context else window // 2
+    sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler, context_noise=args.context_noise,
+                    guidance=config.guidance if args.guidance is None else args.guidance)
+    with autocast(args.device), Path(args.out).open("w", newline="") as file:
+        judge, writer = Judge(config), csv.writer(file)
+        writer.writerow(["clips", "first_frame", "metric", "value", "low", "high"])
+        arms = [drift(judge, models, args.n, args.frames, args.seed, arm, window, context, **sampling)
+                for arm in args.arms]
+        total = 2 + len(arms) * (args.frames // config.frames)
+        for name, first, table in tqdm(chain(references(judge, vae, 256, args.seed), *arms), total=total):
+            writer.writerows([name, first, metric, *(f"{x:.5g}" for x in cell)] for metric, cell in table.items())
+            file.flush()
+    print(f"wrote {args.out}")
+    plots.drift(args.out, Path(args.out).with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"drift.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,130 @@
+"""The figures of data/results, drawn from the tables beside them. Needs matplotlib."""
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from sora import InputError
+
+RESULTS = Path(__file__).with_name("results")
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
+
+
+def need_matplotlib():
+    """Its pyplot, set up to write files. Called before hours of work that would end in a plot."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise InputError("plots need matplotlib: python -m pip install matplotlib") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    return pyplot
+
+
+def panels(n):
+    """A figure with n panels in a row."""
+    pyplot = need_matplotlib()
+    return pyplot.subplots(1, n, figsize=(4.4 * n, 3.3), layout="constrained")
+
+
+def save(figure, path):
+    figure.savefig(path, dpi=100)
+    print(f"wrote {path}")
+
+
+def draw(study, runs, cells, marks):
+    """Draws a study of study.py; cells {(run, step, guidance, metric): (value, low, high)}, all keys text."""
+    {"process": curves, "scaling": scaling}.get(study, bars)(study, runs, cells, marks)
+
+
+def curves(study, runs, cells, marks):
+    """Learning curves: a thin line a seed, a thick one for their mean."""
+    figure, axes = panels(2)
+    kinds = {"DDPM, v": ("v", "width192"), "SiT": ("sit",), "DDPM, eps": ("eps",), "DDPM, x0": ("x0",)}
+    for axis, metric in zip(axes, ("frechet", "legibility")):
+        for colour, (label, names) in zip(COLOURS, kinds.items()):
+            lines = np.array([[cells[run, str(mark), "1.0", metric][0] for mark in marks]
+                              for run in runs if run.partition("-")[0] in names])
+            axis.plot(marks, lines.T, color=colour, linewidth=0.7, alpha=0.6)
+            axis.plot(marks, lines.mean(0), color=colour, linewidth=2, label=label)
+            final = [cells[run, str(marks[-1]), "3.0", metric][0] for run in runs if run.partition("-")[0] in names]
+            print(f"{label}: {metric} at step {marks[-1]}, mean and deviation over {len(lines)} seeds: without guidance "
+                  f"{lines[:, -1].mean():.3f} ({lines[:, -1].std(ddof=1):.3f}), guidance 3 {np.mean(final):.3f} "
+                  f"({np.std(final, ddof=1):.3f})")
+        axis.axhline(cells["held out", "", "", metric][0], color="0.6", linestyle=":", label="held-out clips")
+        axis.set(xlabel="step", title=f"{metric}, no guidance", yscale="log" if metric == "frechet" else "linear")
+        axis.legend(fontsize=7)
+    save(figure, RESULTS / f"{study}.png")
+
+
+def scaling(study, runs, cells, marks):
+    """Held-out loss and Frechet distance against training FLOPs, with a power law fitted over all runs."""
+    figure, axes = panels(2)
+    get = lambda run, metric, guidance="": cells[run, str(marks[-1]), guidance, metric][0]
+    flops = np.array([get(run, "flops") for run in runs])
+    for axis, metric, guidance in zip(axes, ("loss", "frechet"), ("", "1.0")):
+        values = np.array([get(run, metric, guidance) for run in runs])
+        for colour, patch in zip(COLOURS, (1, 2)):
+            mine = np.array([run.endswith(f"patch{patch}") for run in runs])
+            axis.plot(flops[mine], values[mine], "o-", color=colour, label=f"patch {patch}")
+        (slope, offset), covariance = np.polyfit(np.log(flops), np.log(values), 1, cov=True)
+        correlation = np.corrcoef(np.log(flops), np.log(values))[0, 1]
+        ends = np.array([flops.min(), flops.max()])
+        axis.plot(ends, np.exp(offset) * ends ** slope, ":", color="0.5", label=f"FLOPs^{slope:.3f}")
+        axis.set(xscale="log", yscale="log", xlabel="training FLOPs", title=f"held-out {metric}" if not guidance
+                 else "frechet, no guidance")
+        axis.legend(fontsize=7)
+        per_flop = get(runs[-2], "parameters") / flops[runs.index(runs[-2])]   # of the largest model at patch 1
+        large = 3e9 / per_flop
+        print(f"{metric}: slope {slope:.3f} +- {covariance[0, 0] ** 0.5:.3f}, correlation of the logarithms "
+              f"{correlation:.3f}; a model of 3e9 parameters trained as long, {large:.1e} FLOPs, {large / ends[1]:.0f} "
+              f"times the largest run's: {np.exp(offset) * large ** slope:.3g}")
+    for run in runs:
+        print(f"{run}: {get(run, 'parameters') / 1e6:.2f} M parameters, {get(run, 'flops'):.2e} FLOPs, loss "
+              f"{get(run, 'loss'):.4f}, frechet {get(run, 'frechet', '1.0'):.0f}, legibility with guidance 3 "
+              f"{get(run, 'legibility', '3.0'):.3f}")
+    save(figure, RESULTS / f"{study}.png")
+
+
+def bars(study, runs, cells, marks):
+    """A few numbers of each run, side by side, with their intervals."""
+    shown = {"compressor": (("", "psnr"), ("3.0", "legibility"), ("3.0", "frechet"), ("3.0", "flicker")),
+             "digits": (("", "psnr"), ("3.0", "legibility"), ("3.0", "frechet"), ("3.0", "nearest"))}[study]
+    figure, axes = panels(len(shown))
+    for axis, (guidance, metric) in zip(axes, shown):
+        table = np.array([cells[run, str(marks[-1]), guidance, metric] for run in runs])       # (runs,3)
+        axis.bar(range(len(runs)), table[:, 0], color="tab:blue", alpha=0.6)
+        axis.errorbar(range(len(runs)), table[:, 0], abs(table[:, 1:].T - table[:, 0]), fmt="none", color="0.2")
+        axis.set_xticks(range(len(runs)), runs, fontsize=7)
+        axis.set(title=metric)
+        if ("held out", "", "", metric) in cells:
+            axis.axhline(cells["held out", "", "", metric][0], color="0.6", linestyle=":")
+    save(figure, RESULTS / f"{study}.png")
+    for run in runs:
+        for (name, step, guidance, metric), cell in cells.items():
+            if (name, step) == (run, str(marks[-1])) and guidance != "1.0":
+                print(f"{run:16} {metric:20} {cell[0]:.4g} [{cell[1]:.4g}, {cell[2]:.4g}]")
+
+
+def drift(path, png):
+    """The table that drift.py wrote: numbers against the frame number, real clips' as horizontal lines."""
+    rows = list(csv.DictReader(open(path)))
+    shown = [m for m in ("legibility", "frechet", "own") if any(row["metric"] == m for row in rows)]
+    figure, axes = panels(len(shown))
+    for axis, metric in zip(axes, shown):
+        for name in dict.fromkeys(row["clips"] for row in rows):
+            colour = None
+            for line in (metric, "other") if metric == "own" else (metric,):
+                mine = [row for row in rows if (row["clips"], row["metric"]) == (name, line)]
+                style = dict(linestyle=":" if line == "other" else "-",
+                             label=name + (", to another's start" if line == "other" else ""))
+                value, low, high = ([float(row[key]) for row in mine] for key in ("value", "low", "high"))
+                if not mine[0]["first_frame"]:
+                    axis.axhline(value[0], color="0.4" if "copy" in name else "0.7", linewidth=1, **style)
+                    continue
+                x = [int(row["first_frame"]) for row in mine]
+                colour = axis.plot(x, value, color=colour, **style)[0].get_color()
+                axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.set(xlabel="frame", title="handwriting: distance to its start" if metric == "own" else metric)
+        axis.legend(fontsize=6)
+    save(figure, png)
