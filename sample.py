@@ -1,9 +1,13 @@
-"""Makes videos from a checkpoint: from captions, and onward from a clip.
+"""Makes videos from a checkpoint: from captions, from a picture, and from given clips, at any length.
 
     python sample.py --prompt 3                                        a clip of a 3
     python sample.py --prompt "3 7" --n 9 --out out/nine.gif           nine clips in a grid (two digits: preset small)
     python sample.py --prompt 5 --frames 200 --out out/long.mp4        long: the window slides
-    python sample.py --extend clip.gif --prompt 5 --frames 200         goes on from a clip
+    python sample.py --image digit.png --prompt 5                      begins with a picture
+    python sample.py --extend clip.gif --prompt 5 --frames 200         goes on from a clip; --extend-backward: up to it
+    python sample.py --connect a.npy b.npy --prompt 5 --frames 48      what happens between two clips
+    python sample.py --loop --prompt 5 --frames 48                     ends where it began
+    python sample.py --edit clip.npy --strength 0.6 --prompt 8         another content, the same motion
     python sample.py --score                                           numbers, each beside that of real clips
 
 Writes .gif, .mp4 or .npy by the name's ending, and a contact sheet .png beside it. --frames counts all frames.
@@ -11,13 +15,14 @@ Writes .gif, .mp4 or .npy by the name's ending, and a contact sheet .png beside 
 import argparse
 import math
 import sys
+from itertools import islice
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from data import clips, score
-from sora import SPACE, TIME, InputError, autocast, check_device, extend, load_models, tune_cpu
+from sora import SPACE, TIME, InputError, autocast, check_device, connect, extend, load_models, tune_cpu
 
 
 def parse(argv=None):
@@ -28,11 +33,19 @@ def parse(argv=None):
     add("--ckpt", default="out/sora.pt", help="checkpoint to sample from (out/sora.pt)")
     add("--out", default="out/sample.gif", metavar="FILE", help=".gif, .mp4 or .npy (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: whatever comes')
-    add("--extend", metavar="CLIP", help="go on from this clip: a video file, a .npy or a folder of pictures")
-    add("--score", action="store_true", help="measure the checkpoint with --n clips of each kind (256) and write "
-        "score.json beside it; of the other flags only --seed, --steps, --guidance, --sampler, --device matter")
-    add("--frames", type=int, help="frames in all (left out: as in training; with --extend: 64 more)")
-    add("--size", metavar="HxW", help="size in pixels (left out: as in training)")
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument("--image", metavar="FILE", help="begin with this picture")
+    task.add_argument("--extend", metavar="CLIP", help="go on from this clip: video file, .npy or folder of pictures")
+    task.add_argument("--extend-backward", metavar="CLIP", help="end with this clip")
+    task.add_argument("--connect", nargs=2, metavar=("A", "B"), help="begin with clip A and end with clip B")
+    task.add_argument("--loop", action="store_true", help="end where it began, for playing in a circle")
+    task.add_argument("--edit", metavar="CLIP", help="noise this clip up to --strength and denoise it to the prompt")
+    task.add_argument("--score", action="store_true", help="measure the checkpoint with --n clips of each kind (256) "
+        "and write score.json beside it; also obeys --seed, --steps, --guidance, --sampler, --device")
+    add("--strength", type=float, default=0.6, help="of --edit: 0 leaves the clip, 1 leaves nothing of it (0.6)")
+    add("--frames", type=int, help="frames in all (left out: as in training, or the window more than is given)")
+    add("--size", metavar="HxW", help="size in pixels (left out: as in training, or that of the clip)")
+    add("--resize", action="store_true", help="bring given clips and pictures to --size first")
     add("--n", type=int, help="clips to make (1)")
     add("--seed", type=int, default=0, help="another seed, another video (0)")
     add("--steps", type=int, help="denoising steps (left out: as in the config)")
@@ -57,16 +70,21 @@ def word_ids(prompt, words, n, device):
 
 
 def parse_size(text, grid):
-    """HxW -> (h, w) in latent pixels."""
+    """HxW -> (H, W) in pixels."""
     try:
-        height, width = (int(part) for part in text.lower().split("x"))
+        size = height, width = tuple(int(part) for part in text.lower().split("x"))
     except ValueError:
         raise InputError(f"--size {text}: expected HxW in pixels, such as 48x80") from None
     for name, value in (("height", height), ("width", width)):
         if value <= 0 or value % grid:
             raise InputError(f"--size {text}: {name} {value} is not a positive multiple of {grid} "
                              f"({SPACE} for the VAE x {grid // SPACE} for the patch)")
-    return height // SPACE, width // SPACE
+    return size
+
+
+def given_names(args):
+    """The files that the video is to begin or end with, or to be made from."""
+    return args.connect or [name for name in (args.image, args.extend, args.extend_backward, args.edit) if name]
 
 
 def check_flags(args):
@@ -75,55 +93,79 @@ def check_flags(args):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name} {value}: expected more than 0")
-    if args.guidance is not None and not math.isfinite(args.guidance):
-        raise InputError(f"--guidance {args.guidance}: expected a number, 1 for none")
-    if not 0 <= args.seed < 2 ** 63:
-        raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
-    if not 0 <= args.context_noise < 1:
-        raise InputError(f"--context-noise {args.context_noise}: expected 0 to less than 1")
-    if args.extend and args.size:
-        raise InputError(f"--size {args.size}: the size is that of the clip to extend; leave it out")
+    for name, fine, expected in (("guidance", math.isfinite(args.guidance or 0), "a number, 1 for none"),
+                                 ("seed", 0 <= args.seed < 2 ** 63, "0 to 2^63 - 1"),
+                                 ("context_noise", 0 <= args.context_noise < 1, "0 to less than 1"),
+                                 ("strength", 0 < args.strength <= 1, "more than 0, at most 1")):
+        if not fine:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected {expected}")
+    if args.size and not args.resize and any(given_names(args)):
+        raise InputError(f"--size {args.size}: the size is that of what is given; leave it out, or add --resize")
     check_device(args.device)
     if not args.score:
         clips.check_writable(args.out)
 
 
-def open_clip(path, config, device):
-    """The clip without the first frames that do not fill a latent frame: (1,c,T,H,W) with T a multiple of 4."""
-    clip = clips.read_clip(path, config.channels)
-    _, T, H, W = clip.shape
-    grid = SPACE * config.patch
-    if T < TIME or H % grid or W % grid:
-        raise InputError(f"{path}: {T} frames of {H}x{W}: expected at least {TIME} frames, height and width multiples "
-                         f"of {grid}; crop or resize it")
-    if (H, W) != (config.height, config.width):
-        print(f"note: {path} is {H}x{W}; this model was trained at {config.height}x{config.width}")
-    if T % TIME:
-        print(f"note: the first {T % TIME} frames of {path} are left out: the VAE takes {TIME} at a time")
-    return clip[None, :, T % TIME:].to(device)
+def plan(args, config, given, window, context):
+    """What to make: (latent frames in all, video frames to drop at the start, video frames to show)."""
+    known, back = sum(clip.shape[2] for clip in given), (window - 2 * max(context // 2, 1)) * TIME
+    more = back if args.connect else 64 if args.extend or args.extend_backward else 0
+    frames = args.frames or (known + more if given and not args.image else config.frames)
+    if args.edit and frames > known or more and frames <= known:
+        raise InputError(f"--frames {frames}: {known} frames are given; ask for {'as many' if args.edit else 'more'}")
+    if args.loop and frames <= back:
+        raise InputError(f"--frames {frames}: a loop needs more than the {back} frames that lead back to its beginning")
+    total = -(-(frames + 3 * bool(args.image)) // TIME)                        # of a still's four frames, one is shown
+    if (args.connect or args.loop) and frames % TIME:
+        print(f"note: {frames} frames become {total * TIME}, a multiple of {TIME}: both ends are fixed")
+        frames = total * TIME
+    joint = total <= window and not args.loop
+    print("all sampled jointly" if joint else f"sampled in several windows of {window * TIME} frames")
+    over = total * TIME - frames if args.extend_backward else 0
+    return total, 3 if args.image else frames if args.loop else over, frames
 
 
-def beginning(args, config, vae, n):
-    """What there is before sampling: the given clip or None, the latent frames so far (n,C,F,h,w), the total wanted."""
-    if not args.extend:
-        h, w = parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
-        return None, torch.zeros(n, config.latent_channels, 0, h, w, device=args.device), args.frames or config.frames
-    given = open_clip(args.extend, config, args.device)
-    frames = args.frames or given.shape[2] + 64
-    if frames <= given.shape[2]:
-        raise InputError(f"--frames {frames}: the clip has {given.shape[2]} already; ask for more in all")
-    return given, vae.encode(given).expand(n, -1, -1, -1, -1), frames
+def pieces(args, models, nothing, given, total, caption, window, context, sampling):
+    """Yields the video's latent frames in the order of time, and with those of a given clip the clip (else None)."""
+    _, vae, dit, process, _ = models
+    known = [vae.encode(clip).expand(len(caption), -1, -1, -1, -1) for clip in given]
+    back, gap = window - 2 * max(context // 2, 1), total - sum(latent.shape[2] for latent in known)
+    slide = lambda past, **more: extend(dit, process, past, caption, window, context, **more, **sampling)
+    several = lambda frames, windows: list(islice(windows, -(-frames // (window - context))))
+    between = lambda a, b, frames: connect(dit, process, a, b, frames, caption, window, context, **sampling)
+    if args.extend_backward:
+        yield torch.cat(several(gap, slide(known[0], backward=True))[::-1], dim=2)[:, :, -gap:], None
+        yield known[0], given[0]
+    elif args.connect:
+        yield from ((known[0], given[0]), (between(*known, gap), None), (known[1], given[1]))
+    elif args.loop:
+        body = torch.cat(several(total - back, slide(nothing)), dim=2)[:, :, :total - back]
+        bridge = between(body, body, back)
+        yield from ((body, None), (bridge, None)) * 2                          # once unseen, to warm the decoder up
+    else:
+        guide = dict(guide=known.pop(), strength=args.strength) if args.edit else {}
+        if known:
+            yield known[0], given[0]
+        yield from ((latent, None) for latent in slide(known[0] if known else nothing, **guide))
 
 
-def make_video(vae, windows, past, frames):
-    """Decodes the past and as many windows as it takes, each as soon as it is there: (B,c,frames,H,W) in [-1,1]."""
-    cache = {}                                                                 # the decoder goes on where it was
-    video = [vae.decode(past, cache)] if past.shape[2] else []
-    with tqdm(total=frames, initial=past.shape[2] * TIME, unit="frame") as bar:
-        while (done := sum(part.shape[2] for part in video)) < frames:
-            video.append(vae.decode(next(windows), cache))
-            bar.update(min(video[-1].shape[2], frames - done))
-    return torch.cat(video, dim=2)[:, :, :frames].clamp(-1, 1)
+def write_video(vae, latents, drop, frames, writer):
+    """Decodes and writes frames as they come: `drop` are left out, then `frames` written. Returns by how much those of
+    given clips differ from them on average, of the pixel range 1; None if there are none."""
+    cache, at, errors = {}, -drop, []                                          # the decoder goes on where it was
+    with tqdm(total=frames, unit="frame") as bar:
+        for latent, clip in latents:
+            video = vae.decode(latent, cache).clamp(-1, 1)
+            if clip is not None:
+                errors.append((video - clip).abs().mean().item() / 2)
+            shown, at = video[:, :, max(-at, 0):max(frames - at, 0)], at + video.shape[2]
+            if shown.shape[2]:
+                writer.write(shown)
+                bar.update(shown.shape[2])
+            if at >= frames:
+                break
+    writer.close()
+    return sum(errors) / len(errors) if errors else None
 
 
 @torch.no_grad()
@@ -132,18 +174,17 @@ def main(argv=None):
     args = parse(argv)
     tune_cpu()
     check_flags(args)
-    config, vae, dit, process, words = load_models(args.ckpt, args.device)
+    models = config, vae, dit, process, words = load_models(args.ckpt, args.device)
     if args.sampler not in (None, *process.samplers):
         raise InputError(f"--sampler {args.sampler}: this checkpoint's process is {config.process}, expected one of "
                          f"{', '.join(process.samplers)}")
-    n = args.n or (256 if args.score else 1)
     sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler, context_noise=args.context_noise,
                     guidance=config.guidance if args.guidance is None else args.guidance)
     if args.score:
         with autocast(args.device):
-            return score.score(config, vae, dit, process, Path(args.ckpt).with_name("score.json"), n, args.seed,
-                               **sampling)
-    caption = word_ids(args.prompt, words, n, args.device)
+            return score.score(config, vae, dit, process, Path(args.ckpt).with_name("score.json"), args.n or 256,
+                               args.seed, **sampling)
+    caption = word_ids(args.prompt, words, args.n or 1, args.device)
     if not args.prompt:
         sampling["guidance"] = 1.0                                             # there is no caption to guide towards
     elif caption.shape[1] != config.digits:
@@ -153,18 +194,22 @@ def main(argv=None):
     if not 0 < context < window:
         raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME}"
                          f" frames of context and {TIME} new ones")
+    size = parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
+    given = [clips.given_clip(name, config, size if args.resize else None, still=bool(args.image),
+                              keep_end=bool(args.extend or args.connect and i == 0)).to(args.device)
+             for i, name in enumerate(given_names(args))]
+    if len({clip.shape[3:] for clip in given}) > 1:
+        raise InputError(f"--connect {' '.join(args.connect)}: the clips differ in size; --resize makes them equal")
+    sampling["generator"] = torch.Generator(args.device).manual_seed(args.seed)
+    total, drop, frames = plan(args, config, given, window, context)
+    height, width = given[0].shape[3:] if given else size
+    nothing = torch.zeros(len(caption), config.latent_channels, 0, height // SPACE, width // SPACE, device=args.device)
     with autocast(args.device):
-        given, past, frames = beginning(args, config, vae, n)
-        rng = torch.Generator(args.device).manual_seed(args.seed)
-        windows = extend(dit, process, past, caption, window, context, rng, **sampling)
-        video = make_video(vae, windows, past, frames)
-    if given is not None:
-        error = (video[:, :, :given.shape[2]] - given).abs().mean() / 2
-        print(f"the {given.shape[2]} given frames are shown as the VAE reconstructs them: off by {error:.4f} of the"
-              " pixel range on average")
-    clips.write_clip(args.out, video, args.fps, args.scale)
-    print(f"wrote {args.out} and {Path(args.out).with_suffix('.png')}: {n} x {frames} frames of "
-          f"{video.shape[3]}x{video.shape[4]}")
+        latents = pieces(args, models, nothing, given, total, caption, window, context, sampling)
+        error = write_video(vae, latents, drop, frames, clips.ClipWriter(args.out, frames, args.fps, args.scale))
+    if error is not None:
+        print(f"given frames are shown as the VAE reconstructs them: off by {error:.4f} of the pixel range on average")
+    print(f"wrote {args.out} and {Path(args.out).with_suffix('.png')}: {len(caption)} x {frames} frames")
 
 
 if __name__ == "__main__":

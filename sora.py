@@ -625,44 +625,81 @@ def guided(model, scale):
 
 @torch.no_grad()
 def generate(model, process, latent, known, caption, steps=50, guidance=1.0, sampler=None, context_noise=0.0,
-             generator=None):
+             strength=1.0, generator=None):
     """Fills in the unknown latent frames, all of them jointly. Known frames come back bit for bit.
 
-    model(x, t, caption): a DiT, or any function like it; latent (B,C,F,h,w), arbitrary where unknown; known (F,) or
-    (B,F), True: given; caption (B,words) ids; sampler: one of process.samplers, None for the first;
+    model(x, t, caption): a DiT, or any function like it; latent (B,C,F,h,w); known (F,) or (B,F), True: given;
+    caption (B,words) ids; sampler: one of process.samplers, None for the first;
     context_noise: while sampling, bring the known frames to the level whose noise has this deviation, and tell the
-    model so: it then does not rely on their last detail (GameNGen, section 3.2.1; trained for up to 0.3).
+    model so: it then does not rely on their last detail (GameNGen, section 3.2.1; trained for up to 0.3);
+    strength in (0,1]: start from the unknown frames of `latent`, noised to this share of N, instead of from noise
+    alone: what is left of them then guides the result (SDEdit, algorithm 1). At 1 nothing is left.
     """
     known = known.expand(latent.shape[0], latent.shape[2])
     context = process.level_of(context_noise) * known                                  # (B,F)
+    levels = process.schedule(steps, latent.device)
+    levels = levels[levels <= strength * process.N]
     noise = torch.randn(latent.shape, generator=generator, device=latent.device)
-    x = torch.where(per_frame(known, latent), process.q_sample(latent, context, noise), noise)
+    x = noise if strength == 1 else process.q_sample(latent, levels[:1].expand_as(known), noise)
+    x = torch.where(per_frame(known, latent), process.q_sample(latent, context, noise), x)
     model, step = guided(model, guidance), getattr(process, sampler or process.samplers[0])
-    for t, s in pairwise(process.schedule(steps, latent.device)):
+    for t, s in pairwise(levels):
         x = step(model, x, torch.where(known, context, t), torch.where(known, context, s), caption, generator)
     return torch.where(per_frame(known, latent), latent, x)
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# 9. Long video: the window slides. Everything stays in latent space: what was generated is never encoded again.
+# 9. Long video: the window slides, forward or backward in time. Everything stays in latent space: what was generated is
+# never encoded again.
+# Tests: extension_continues_from_the_newest_frames, backward_extension_mirrors_forward, connecting_fills_the_gap.
 # ------------------------------------------------------------------------------------------------------------------
 
-def extend(model, process, past, caption, window, context, generator=None, **sampling):
+def fill(model, process, before, blank, after, caption, **sampling):
+    """New latent frames in the place of `blank`, sampled jointly with what is known before and after, maybe nothing.
+
+    All are (B,C,F,h,w), each with its own F; sampling: passed on to `generate`.
+    """
+    known = torch.ones(before.shape[2] + blank.shape[2] + after.shape[2], dtype=torch.bool, device=blank.device)
+    known[before.shape[2]:before.shape[2] + blank.shape[2]] = False
+    return generate(model, process, torch.cat([before, blank, after], dim=2), known, caption, **sampling)[:, :, ~known]
+
+
+def extend(model, process, past, caption, window, context, backward=False, guide=None, **sampling):
     """Goes on without end: yields the next latent frames, one window after the other; take as many as you need.
 
     past (B,C,F,h,w): the latent frames so far, F may be 0; window: latent frames sampled jointly, of which up to
-    `context` are the newest of the past; sampling: passed on to `generate`.
+    `context` are the newest of the past; backward: `past` is what comes after, and the frames before it are yielded,
+    the last ones first; guide (B,C,F',h,w): what the new frames start from if the `strength` is below 1, the end then
+    comes with its end; sampling: passed on to `generate`.
     """
     if not 0 < context < window:
         raise InputError(f"context of {context} latent frames: expected 1 to {window - 1}, the window has {window}")
-    while True:
-        past = past[:, :, -context:]
-        given = past.shape[2]
-        canvas = nnf.pad(past, (0, 0, 0, 0, 0, window - given))                         # zeros where unknown
-        known = torch.arange(window, device=past.device) < given
-        new = generate(model, process, canvas, known, caption, generator=generator, **sampling)[:, :, given:]
+    while guide is None or guide.shape[2]:
+        near, nothing = past[:, :, :context] if backward else past[:, :, -context:], past[:, :, :0]
+        size = window - near.shape[2]
+        blank = near.new_zeros(*near.shape[:2], size, *near.shape[3:]) if guide is None else guide[:, :, :size]
+        guide = None if guide is None else guide[:, :, size:]
+        new = fill(model, process, *((nothing, blank, near) if backward else (near, blank, nothing)), caption, **sampling)
         yield new
-        past = torch.cat([past, new], dim=2)
+        past = torch.cat((new, past) if backward else (past, new), dim=2)
+
+
+def connect(model, process, before, after, gap, caption, window, context, **sampling):
+    """The `gap` latent frames between two clips (B,C,F,h,w): (B,C,gap,h,w). Connect a clip to itself, and it is a loop.
+
+    The window slides on from `before` until the rest fits between it and `after`; that is sampled jointly, with half
+    of the context known on either side.
+    """
+    side = max(context // 2, 1)
+    room, new = window - 2 * side, before[:, :, :0]
+    if room < 1:
+        raise InputError(f"window of {window} latent frames: expected at least {2 * side + 1}, to know both ends")
+    windows = extend(model, process, before, caption, window, context, **sampling)
+    while new.shape[2] + room < gap:
+        new = torch.cat([new, next(windows)], dim=2)[:, :, :gap - room]
+    blank = before.new_zeros(*before.shape[:2], gap - new.shape[2], *before.shape[3:])
+    near = torch.cat([before, new], dim=2)[:, :, -side:]
+    return torch.cat([new, fill(model, process, near, blank, after[:, :, :side], caption, **sampling)], dim=2)
 
 
 # ------------------------------------------------------------------------------------------------------------------

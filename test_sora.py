@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -447,6 +448,52 @@ def test_extension_continues_from_the_newest_frames():
     assert torch.equal(seen[0], past[:, :, -2:]) and torch.equal(seen[1], first) and second.shape[2] == 2
 
 
+def test_backward_extension_mirrors_forward():
+    """With a model that does not know left from right, going backward is going forward in a mirror."""
+    past, words = torch.randn(1, 2, 3, 2, 2), torch.zeros(1, 1).long()
+
+    def model(x, t, caption):
+        return x - x.mean(dim=2, keepdim=True) * 0.5
+    made = {}
+    for backward in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            real = torch.randn
+            patch.setattr(sora.torch, "randn", lambda shape, generator=None, device=None: (
+                real(shape, generator=torch.Generator().manual_seed(0)).flip([2] if backward else [])))
+            windows = extend(model, SiT(), past.flip(2) if backward else past, words, 4, 2, backward=backward, steps=4)
+            made[backward] = [next(windows), next(windows)]
+    for one, two in zip(made[False], made[True]):
+        assert one.shape[2] == 2 and torch.allclose(one, two.flip(2), atol=1e-6)
+
+
+@pytest.mark.parametrize("gap", [1, 2, 3, 7, 8])
+def test_connecting_fills_the_gap(gap):
+    """Whatever its length; the last window sees both ends, unchanged."""
+    before, after, seen = torch.randn(1, 2, 3, 2, 2), torch.randn(1, 2, 2, 2, 2), []
+
+    def model(x, t, caption):
+        seen.append((x[:, :, 0], x[:, :, -1]))
+        return torch.zeros_like(x)
+    middle = sora.connect(model, SiT(), before, after, gap, torch.zeros(1, 1).long(), window=4, context=2, steps=1)
+    assert middle.shape[2] == gap and torch.equal(seen[-1][1], after[:, :, 0])
+    newest = torch.cat([before, middle], dim=2)[:, :, 3 + max(gap - 2, 0) - 1]
+    assert torch.equal(seen[-1][0], newest)
+
+
+@pytest.mark.parametrize("process", [DDPM(), SiT()], ids=["ddpm", "sit"])
+def test_strength_says_how_much_of_a_clip_is_left(process):
+    """At 1 the unknown frames do not matter; the less, the nearer the result is to them (SDEdit)."""
+    latent, known = torch.randn(1, 4, 3, 2, 2), torch.tensor([True, False, False])
+    words, model = torch.zeros(1, 1).long(), lambda x, t, caption: torch.zeros_like(x)
+    run = lambda latent, strength: generate(model, process, latent, known, words, steps=20, strength=strength,
+                                            sampler=process.samplers[1 if process.N > 1 else 0],
+                                            generator=torch.Generator().manual_seed(1))
+    other = torch.cat([latent[:, :, :1], torch.randn(1, 4, 2, 2, 2)], dim=2)
+    assert torch.equal(run(latent, 1.0), run(other, 1.0))
+    far = [(run(latent, strength) - latent).square().mean().item() for strength in (0.05, 0.3, 0.6, 0.9)]
+    assert far == sorted(far) and far[0] < 0.2 * far[-1]
+
+
 @pytest.mark.parametrize("process", ["ddpm", "sit"])
 def test_one_batch_can_be_overfitted(process):
     """The VAE, then the transformer, on two clips: the loss falls to a small part of where it began."""
@@ -841,6 +888,79 @@ def test_extend_goes_on_from_a_clip(trained, tmp_path, ending):
     assert abs(result[:12] - expected).mean() < 2
 
 
+@pytest.fixture
+def clip(tmp_path):
+    """A file with a real clip of 20 frames, 32x32."""
+    video, _ = MovingMNIST(*load_digits("heldout"), (32, 32), 20, 1, 20).clips(1, torch.Generator().manual_seed(0))
+    clips.write_clip(tmp_path / "clip.npy", video)
+    return tmp_path / "clip.npy"
+
+
+def test_every_task_shows_its_clips_where_they_belong(trained, clip, tmp_path):
+    """The VAE's copy of a given clip stands at the beginning, the end or both; a still is shown once; lengths are as
+    asked for."""
+    _, vae, _, _, _ = sora.load_models(trained / "sora.pt")
+    read = clips.read_clip(clip)
+    with torch.no_grad():
+        copy = clips.to_pixels(vae.decode(vae.encode(read[None]))[0]).astype(int)
+        still = clips.to_pixels(vae.decode(vae.encode(read[None, :, :1].expand(-1, -1, 4, -1, -1)))[0]).astype(int)
+
+    def make(*args):
+        call(sample.main, "--ckpt", trained / "sora.pt", "--out", tmp_path / "x.npy", "--device", "cpu", *args)
+        return np.load(tmp_path / "x.npy").astype(int)
+    close = lambda a, b: abs(a - b).mean() < 2
+    forward, backward = make("--extend", clip, "--frames", 38), make("--extend-backward", clip, "--frames", 38)
+    assert len(forward) == len(backward) == 38 and close(forward[:20], copy)
+    assert close(backward[-8:], copy[-8:])                                     # before that, the decoder sees the past
+    both = make("--connect", clip, clip, "--frames", 57)
+    assert len(both) == 60 and close(both[:20], copy) and close(both[-8:], copy[-8:])
+    image = make("--image", clip, "--frames", 9)
+    assert len(image) == 9 and close(image[:1], still[3:])
+    assert len(make("--edit", clip, "--strength", "0.5")) == 20
+    assert close(make("--edit", clip, "--strength", "0.001"), copy)            # next to no noise: the clip itself
+    assert make("--extend", clip, "--resize", "--size", "48x40", "--frames", 24).shape == (24, 48, 40, 3)
+    iio.imwrite(tmp_path / "still.png", clips.to_pixels(read[:, :1])[0])
+    assert np.array_equal(make("--image", tmp_path / "still.png", "--frames", 9), image)
+
+
+def test_a_loop_ends_where_it_began(trained):
+    """The decoder comes from the last frames to the first: going round once more gives the same frames again."""
+    models = config, vae, *_ = sora.load_models(trained / "sora.pt")
+    args = sample.parse(["--loop", "--frames", "40"])
+    total, drop, frames = sample.plan(args, config, [], 4, 2)
+    nothing, words = torch.zeros(1, config.latent_channels, 0, 4, 4), torch.zeros(1, 1).long()
+    with torch.no_grad():
+        latents = [latent for latent, _ in sample.pieces(args, models, nothing, [], total, words, 4, 2, dict(steps=2))]
+        once = torch.cat(latents, dim=2)
+        assert (drop, frames, total, once.shape[2]) == (40, 40, 10, 20)
+        again = vae.decode(torch.cat([once, once], dim=2))
+    assert torch.allclose(again[:, :, 40:80], again[:, :, 80:120], atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["npy", "mp4"])
+def test_a_video_can_be_read_while_it_grows(tmp_path, ending):
+    video = torch.rand(1, 1, 96, 32, 32).round() * 2 - 1
+    writer = clips.ClipWriter(tmp_path / f"x.{ending}", 96, scale=4)
+    for part in video[:, :, :72].split(8, dim=2):
+        writer.write(part)
+    half = clips.read_clip(tmp_path / f"x.{ending}") if ending == "npy" else None
+    if half is not None:
+        assert np.array_equal(clips.to_pixels(half), clips.to_pixels(clips.read_clip(tmp_path / f"x.{ending}")))
+        assert np.load(tmp_path / "x.npy", mmap_mode="r")[71].std() > 0 == np.load(tmp_path / "x.npy")[72:].max()
+    else:
+        time.sleep(2)                                                          # the encoder is a process of its own
+        assert 8 <= iio.imread(tmp_path / "x.mp4").shape[0] <= 72
+    writer.write(video[:, :, 72:])
+    writer.close()
+    assert iio.imread(tmp_path / f"x.{ending}").shape[0] == 96 if ending == "mp4" else True
+
+
+def test_the_first_frames_do_not_depend_on_the_length(trained, tmp_path):
+    for frames in (24, 60):
+        call(sample.main, "--ckpt", trained / "sora.pt", "--frames", frames, "--out", tmp_path / f"{frames}.npy")
+    assert np.array_equal(np.load(tmp_path / "24.npy"), np.load(tmp_path / "60.npy")[:24])
+
+
 # --- bad input: one clear line, exit code 2, nothing lost -----------------------------------------------------------
 
 def complaint(main, *args):
@@ -878,7 +998,8 @@ def test_train_refuses(tmp_path, args, words):
     (["--sampler", "euler"], "euler.*ddpm"), (["--context", "16"], "--context 16"), (["--window", "4"], "--window 4"),
     (["--seed", "-1"], "seed -1"), (["--context-noise", "1.5"], "1.5"),
     (["--extend", "no.gif"], "no.gif"), (["--out", "x.avi"], "'.avi'.*gif"), (["--scale", "0"], "scale 0"),
-    (["--fps", "0"], "fps 0")])
+    (["--fps", "0"], "fps 0"), (["--strength", "0"], "strength 0"), (["--loop", "--frames", "8"], "frames 8.*8 frames"),
+    (["--image", "a.png", "--size", "32x32"], "size 32x32.*--resize"), (["--image", "a.png"], "a.png")])
 def test_sample_refuses(trained, tmp_path, args, words):
     out = [] if "--out" in args else ["--out", tmp_path / "x.gif"]
     assert re.search(words, complaint(sample.main, "--ckpt", trained / "sora.pt", *out, *args))

@@ -5,11 +5,12 @@ A clip in memory is float (c,T,H,W) in [-1,1], c = 1 grey or 3 RGB; a batch of c
 import math
 from pathlib import Path
 
+import imageio.v2 as imageio
 import imageio.v3 as iio
 import numpy as np
 import torch
 
-from sora import InputError
+from sora import SPACE, TIME, InputError
 
 WRITES = (".gif", ".mp4", ".npy")
 
@@ -38,6 +39,36 @@ def read_clip(path, channels=1):
     return video
 
 
+def given_clip(path, config, size=None, still=False, keep_end=False):
+    """A clip for the VAE of a config: (1,c,T,H,W), T a multiple of 4; resized if there is a `size` (H,W).
+
+    still: its first frame four times. Frames that do not fill a latent frame are cut off, at the end or, with
+    `keep_end`, at the start. Raises InputError if it is too short or of a size that cannot be.
+    """
+    clip, grid = read_clip(path, config.channels), SPACE * config.patch
+    clip = resize(clip, size) if size else clip
+    clip = clip[:, :1].expand(-1, TIME, -1, -1) if still else clip
+    _, T, H, W = clip.shape
+    if T < TIME or H % grid or W % grid:
+        raise InputError(f"{path}: {T} frames of {H}x{W}: expected at least {TIME} frames, height and width multiples "
+                         f"of {grid}; --resize brings it to {config.height}x{config.width} or to --size")
+    if (H, W) != (config.height, config.width):
+        print(f"note: {path} is {H}x{W}; this model was trained at {config.height}x{config.width}")
+    if over := T % TIME:
+        print(f"note: {over} frames of {path} are left out: the VAE takes {TIME} at a time")
+    return clip[None, :, over:] if keep_end else clip[None, :, :T - over]
+
+
+def resize(clip, size):
+    """Clip (c,T,H,W) -> (c,T,*size): scaled until it covers the size, then the middle is cut out."""
+    _, _, H, W = clip.shape
+    scale = max(size[0] / H, size[1] / W)
+    frames = torch.nn.functional.interpolate(clip.transpose(0, 1), [max(round(H * scale), size[0]),
+                                             max(round(W * scale), size[1])], mode="bilinear", antialias=True)
+    y, x = (frames.shape[2] - size[0]) // 2, (frames.shape[3] - size[1]) // 2
+    return frames[:, :, y:y + size[0], x:x + size[1]].transpose(0, 1)
+
+
 def to_pixels(video, scale=1):
     """Clip (c,T,H,W) in [-1,1] -> uint8 (T,H,W,3), each pixel enlarged to scale x scale."""
     pixels = ((video.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
@@ -57,26 +88,57 @@ def grid(videos, columns=None, gap=2):
     return sheet
 
 
-def contact_sheet(videos, most=20):
-    """Clips (B,c,T,H,W) as one still (c,1,H',W'): a row a clip, at most `most` of its frames evenly spread."""
-    pick = torch.linspace(0, videos.shape[2] - 1, min(videos.shape[2], most)).round().long()
-    frames = videos[:, :, pick].transpose(1, 2)                               # (B,n,c,H,W)
-    return grid(frames.flatten(0, 1)[:, :, None], columns=len(pick))
+class ClipWriter:
+    """Writes clips of `frames` frames piece by piece, as one .gif, .mp4 or .npy (a grid if there are several), and at
+    the end a contact sheet .png beside it.
+
+    .mp4 is fragmented and .npy is mapped from disk: what is written can be read while the rest is still being made,
+    and memory does not grow with the length. .gif is kept in memory and written at the end.
+    """
+    still = 20  # frames of a contact sheet
+
+    def __init__(self, path, frames, fps=12, scale=1, columns=None):
+        self.path, self.frames, self.fps, self.scale, self.columns = Path(path), frames, fps, scale, columns
+        self.at, self.sheet, self.out = 0, [], None
+        self.pick = set(torch.linspace(0, frames - 1, min(frames, self.still)).round().long().tolist())
+
+    def write(self, videos):
+        """The next frames (B,c,T,H,W) of all clips; what is beyond the last frame is left out."""
+        videos = videos[:, :, :self.frames - self.at].float().cpu()
+        pixels = to_pixels(grid(videos, self.columns), self.scale)
+        T, H, W, _ = pixels.shape
+        self.sheet += [videos[:, :, t:t + 1] for t in range(T) if self.at + t in self.pick]
+        if self.path.suffix == ".npy":
+            if self.out is None:
+                self.out = np.lib.format.open_memmap(self.path, "w+", np.uint8, (self.frames, H, W, 3))
+            self.out[self.at:self.at + T] = pixels
+            self.out.flush()
+        elif self.path.suffix == ".gif":
+            self.out = [*(self.out or []), pixels]
+        else:
+            self.out = self.out or imageio.get_writer(
+                self.path, fps=self.fps, codec="libx264", macro_block_size=1,
+                output_params=["-movflags", "frag_keyframe+empty_moov", "-g", "24", "-flush_packets", "1"])
+            for frame in np.pad(pixels, ((0, 0), (0, H % 2), (0, W % 2), (0, 0))):             # h264 wants even sizes
+                self.out.append_data(frame)
+        self.at += T
+
+    def close(self):
+        """Finishes the file and writes the contact sheet: a row a clip, its frames evenly spread."""
+        if self.path.suffix == ".gif":
+            iio.imwrite(self.path, np.concatenate(self.out), duration=1000 / self.fps, loop=0)
+        elif self.path.suffix == ".mp4":
+            self.out.close()
+        frames = torch.cat(self.sheet, dim=2).transpose(1, 2)                  # (B,n,c,H,W)
+        sheet = grid(frames.flatten(0, 1)[:, :, None], columns=frames.shape[1])
+        write_still(self.path.with_suffix(".png"), sheet, self.scale)
 
 
 def write_clip(path, videos, fps=12, scale=1, columns=None):
-    """Writes clips (B,c,T,H,W) as one .gif, .mp4 or .npy (a grid if B > 1) and a contact sheet .png beside it."""
-    path = Path(path)
-    pixels = to_pixels(grid(videos, columns), scale)
-    if path.suffix == ".npy":
-        np.save(path, pixels)
-    elif path.suffix == ".gif":
-        iio.imwrite(path, pixels, duration=1000 / fps, loop=0)
-    else:
-        odd = [(0, length % 2) for length in pixels.shape[1:3]]                # h264 wants even sizes
-        pixels = np.pad(pixels, ((0, 0), *odd, (0, 0)))
-        iio.imwrite(path, pixels, fps=fps, codec="libx264", macro_block_size=1)
-    write_still(path.with_suffix(".png"), contact_sheet(videos), scale)
+    """Writes clips (B,c,T,H,W) that are all there already; see ClipWriter."""
+    writer = ClipWriter(path, videos.shape[2], fps, scale, columns)
+    writer.write(videos)
+    writer.close()
 
 
 def write_still(path, clip, scale=1):

@@ -1,7 +1,8 @@
 """What becomes of long clips: legibility, handwriting and Frechet distance as functions of the frame number.
 
-    python -m data.drift --ckpt out/sora.pt                 128 clips of 1,000 frames, twice: with the caption throughout,
-                                                            and with the caption for the first window only
+    python -m data.drift --ckpt out/sora.pt
+
+makes 128 clips of 1,000 frames, twice: with the caption throughout, and with the caption for the first window only.
 
 Writes a .csv and, beside it, a plot of it (.png). Each stretch of a training clip's length is measured as a clip of its
 own (see score.py), and by its handwriting (one digit): `own` is the distance to the clip's first stretch, `other` that
@@ -41,11 +42,11 @@ def long_clips(config, vae, dit, process, caption, arm, window, context, seed, s
     rng = torch.Generator(caption.device).manual_seed(seed)
     past = torch.zeros(len(caption), config.latent_channels, 0, config.height // SPACE, config.width // SPACE,
                        device=caption.device)
-    first = next(extend(dit, process, past, caption, window, context, rng, **sampling))
+    first = next(extend(dit, process, past, caption, window, context, generator=rng, **sampling))
     if arm == ARMS[1]:
         caption, sampling = torch.zeros_like(caption), sampling | dict(guidance=1.0)
     cache = {}
-    for latent in chain([first], extend(dit, process, first, caption, window, context, rng, **sampling)):
+    for latent in chain([first], extend(dit, process, first, caption, window, context, generator=rng, **sampling)):
         yield vae.decode(latent, cache).clamp(-1, 1).cpu()
 
 

@@ -48,7 +48,7 @@ def curves(study, runs, cells, marks):
             axis.plot(marks, lines.T, color=colour, linewidth=0.7, alpha=0.6)
             axis.plot(marks, lines.mean(0), color=colour, linewidth=2, label=label)
             final = [cells[run, str(marks[-1]), "3.0", metric][0] for run in runs if run.partition("-")[0] in names]
-            print(f"{label}: {metric} at step {marks[-1]}, mean and deviation over {len(lines)} seeds: without guidance "
+            print(f"{label}: {metric} at step {marks[-1]}, mean (deviation) of {len(lines)} seeds: no guidance "
                   f"{lines[:, -1].mean():.3f} ({lines[:, -1].std(ddof=1):.3f}), guidance 3 {np.mean(final):.3f} "
                   f"({np.std(final, ddof=1):.3f})")
         axis.axhline(cells["held out", "", "", metric][0], color="0.6", linestyle=":", label="held-out clips")

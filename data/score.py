@@ -112,8 +112,7 @@ class Judge:
 
 
 def pictures(path, config, vae, process, dit=None, n=8):
-    """Writes up to 16 of n clips to `path`: samples, or without a `dit` held-out clips beside their reconstructions.
-    Returns (videos, caption)."""
+    """Writes up to 16 of n clips: samples, or without a `dit` held-out ones beside copies. -> (videos, caption)"""
     caption = real_clips(config, "train", n, config.seed)[1].to(next(vae.parameters()).device)
     if dit is None:
         video = real_clips(config, "heldout", n // 2, config.seed)[0]
@@ -180,20 +179,19 @@ def score(config, vae, dit, process, path, n=256, seed=0, **sampling):
     caption = real_clips(config, "train", n, seed + 1)[1]
     heldout, heldout_caption = real_clips(config, "heldout", n, seed)
     copy = through_vae(vae, heldout)
+    samples = sample_clips(dit, vae, process, config, caption.to(next(vae.parameters()).device), seed, True, **sampling)
     rows = {"training": real_clips(config, "train", n, seed + 2 ** 20), "held out": (heldout, heldout_caption),
-            "held out, VAE's copy": (copy, heldout_caption)}
-    rows["samples"] = (sample_clips(dit, vae, process, config, caption.to(next(vae.parameters()).device), seed,
-                                    progress=True, **sampling), caption)
+            "held out, VAE's copy": (copy, heldout_caption), "samples": (samples, caption)}
     if config.digits <= READABLE:
         judge = Judge(config)
         clips = {name: judge.measure(*row) for name, row in tqdm(rows.items(), "measuring")}
         if config.digits == 1:
-            judge.pairs(path.with_name("nearest.png"), rows["samples"][0])
+            judge.pairs(path.with_name("nearest.png"), samples)
     else:
         print(f"{config.digits} digits a clip: the referee reads one or two, so no legibility, frechet, permanence")
         clips = {name: {key: interval(values) for key, values in motion(video).items()}
                  for name, (video, _) in rows.items()}
-    clips["held out, VAE's copy"] = likeness(heldout, copy) | clips["held out, VAE's copy"]
+    clips["held out, VAE's copy"] |= likeness(heldout, copy)
     prediction = predict(config, vae, dit, process, n, seed, **sampling | dict(guidance=1.0))
     show(f"{n} clips each", clips)
     show("frames 11 to 20", prediction)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as nnf
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -25,54 +24,25 @@ import sora
 import train
 from data import plots
 from data.clips import write_clip
+from data.frame_vae import FrameVAE
 from data.moving_mnist import IDX_FILES, load_digits
 from data.score import Judge, likeness, real_clips, sample_clips, through_vae
-from sora import (PRESETS, SPACE, TIME, Conv3d, InputError, ResBlock, VideoVAE, autocast, diffusion_loss, load_models,
-                  tune_cpu)
+from sora import PRESETS, SPACE, TIME, InputError, VideoVAE, autocast, diffusion_loss, load_models, tune_cpu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OUT, RESULTS = Path("out/study"), Path("data/results")
 MARKS = (150, 300, 450, 600)                                                  # steps at which a run is looked at
 SHARED = ["--vae", "out/sora.pt"]
-RUNS = {f"{name}-{seed}": [*SHARED, "--seed", seed, *flags] for seed in range(3) for name, flags in {
-    "v": [], "sit": ["--process", "sit"], "eps": ["--prediction", "eps"], "x0": ["--prediction", "x0"]}.items()}
-RUNS |= {f"width{dim}-patch{patch}": [*SHARED, "--dim", dim, "--heads", max(dim // 32, 1), "--patch", patch]
-         for dim in (24, 48, 96, 192) for patch in (1, 2)}
-RUNS |= {"frame-vae": ["--vae-width", 32], "channels8": ["--latent-channels", 8]}
-RUNS |= {f"digits{n}": ["--mnist", OUT / f"mnist{n}"] for n in (150, 50)}
-BASE = "width192-patch1"                                                       # is also v-0
-del RUNS["v-0"]
-STUDIES = {"process": [BASE] + [name for name in RUNS if name.rpartition("-")[0] in ("v", "sit", "eps", "x0")],
-           "scaling": [name for name in RUNS if name.startswith("width")],
-           "compressor": [BASE, "frame-vae", "channels8"], "digits": [BASE, "digits150", "digits50"]}
-
-
-class FrameVAE(VideoVAE):
-    """A VAE that sees single frames, with the shapes of the 3D one: the latents of four frames, a quarter of the
-    channels each, lie one behind the other in the channels of a latent frame. Four times the positions: at half the
-    width it costs the same."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        width, deep, c, C = config.vae_width, 2 * config.vae_width, config.channels, config.latent_channels // TIME
-        self.encoder[0] = Conv3d(c, width, (1, 8, 8), stride=(1, 4, 4))
-        self.to_moments = Conv3d(deep, 2 * C, (1, 1, 1))
-        self.from_latent = Conv3d(C, deep, (1, 3, 3))
-        for i, layer in enumerate(self.decoder):
-            if isinstance(layer, ResBlock):
-                self.decoder[i] = ResBlock(layer.conv2.shape[0], time=1)
-        self.to_pixels = Conv3d(width, c * 4 * 4, (1, 3, 3))
-
-    def moments(self, video):
-        return tuple(x.unflatten(2, (-1, TIME)).movedim(3, 1).flatten(1, 2)    # (B,C/4,T,h,w) -> (B,C,F,h,w)
-                     for x in super().moments(video))
-
-    def paint(self, z, cache=None):
-        x = self.from_latent(z.unflatten(1, (TIME, -1)).movedim(1, 3).flatten(2, 3))         # (B,C/4,T,h,w)
-        for layer in self.decoder:
-            x = layer(x)
-        x = self.to_pixels(nnf.silu(sora.channel_norm(x))).float()
-        return x.unflatten(1, (-1, 4, 4)).permute(0, 1, 4, 5, 2, 6, 3).flatten(5, 6).flatten(3, 4)
+PROCESSES = {"v": [], "sit": ["--process", "sit"], "eps": ["--prediction", "eps"], "x0": ["--prediction", "x0"]}
+BASE = {"width192-patch1": SHARED}                                             # the preset tiny; every study has it
+STUDIES = {                                                                    # {study: {run: flags of train.py}}
+    "process": BASE | {f"{name}-{seed}": [*SHARED, "--seed", seed, *flags] for seed in range(3)
+                       for name, flags in PROCESSES.items() if (name, seed) != ("v", 0)},
+    "scaling": {f"width{dim}-patch{patch}": [*SHARED, "--dim", dim, "--heads", max(dim // 32, 1), "--patch", patch]
+                for dim in (24, 48, 96, 192) for patch in (1, 2)} | BASE,
+    "compressor": BASE | {"frame-vae": ["--vae-width", 32], "channels8": ["--latent-channels", 8]},
+    "digits": BASE | {f"digits{n}": ["--mnist", OUT / f"mnist{n}"] for n in (150, 50)}}
+RUNS = {run: flags for study in STUDIES.values() for run, flags in study.items()}
 
 
 def few_digits(folder, per_class):
@@ -170,7 +140,7 @@ def growth():
     """Writes samples of the same seeds at 1, 4 and 16 times the compute, a row each."""
     rows = []
     for dim in (48, 96, 192):
-        use(BASE)
+        use("")
         config, vae, dit, process, _ = load_models(OUT / f"width{dim}-patch1" / f"step{MARKS[-1]}.pt", DEVICE)
         caption = torch.arange(1, 9, device=DEVICE)[:, None]                                   # 0 to 7
         with autocast(DEVICE):
@@ -191,7 +161,7 @@ def main():
         few_digits(OUT / f"mnist{per_class}", per_class)
     for name in STUDIES[study]:
         run(name)
-    plots.draw(study, STUDIES[study], results(study), MARKS)
+    plots.draw(study, list(STUDIES[study]), results(study), MARKS)
     if study == "scaling":
         growth()
 
