@@ -15,14 +15,13 @@ Writes .gif, .mp4 or .npy by the name's ending, and a contact sheet .png beside 
 import argparse
 import math
 import sys
-from itertools import islice
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from data import clips, score
-from sora import SPACE, TIME, InputError, autocast, check_device, connect, extend, load_models, tune_cpu
+from sora import SPACE, TIME, InputError, autocast, check_device, connect, extend, load_models, take, tune_cpu
 
 
 def parse(argv=None):
@@ -40,10 +39,11 @@ def parse(argv=None):
     task.add_argument("--connect", nargs=2, metavar=("A", "B"), help="begin with clip A and end with clip B")
     task.add_argument("--loop", action="store_true", help="end where it began, for playing in a circle")
     task.add_argument("--edit", metavar="CLIP", help="noise this clip up to --strength and denoise it to the prompt")
-    task.add_argument("--score", action="store_true", help="measure the checkpoint with --n clips of each kind (256) "
-        "and write score.json beside it; also obeys --seed, --steps, --guidance, --sampler, --device")
-    add("--strength", type=float, default=0.6, help="of --edit: 0 leaves the clip, 1 leaves nothing of it (0.6)")
-    add("--frames", type=int, help="frames in all (left out: as in training, or the window more than is given)")
+    task.add_argument("--score", action="store_true", help="measure the checkpoint with --n clips of each kind (256), "
+        "write a .score.json beside it; obeys --seed, --steps, --guidance, --sampler, --context-noise, --device")
+    add("--strength", type=float, help="of --edit: 0 leaves the clip, 1 leaves nothing of it (0.6)")
+    add("--frames", type=int, help="frames in all (left out: as in training; 64 more than the clip to extend; those of"
+        " the clip to edit; with --connect as many between as fit into one window)")
     add("--size", metavar="HxW", help="size in pixels (left out: as in training, or that of the clip)")
     add("--resize", action="store_true", help="bring given clips and pictures to --size first")
     add("--n", type=int, help="clips to make (1)")
@@ -51,8 +51,8 @@ def parse(argv=None):
     add("--steps", type=int, help="denoising steps (left out: as in the config)")
     add("--guidance", type=float, help="classifier-free guidance scale, 1 is none (left out: as in the config)")
     add("--sampler", help="ddpm: ancestral or ddim; sit: euler or heun (left out: the first)")
-    add("--window", type=int, help="video frames sampled jointly (left out: as in training)")
-    add("--context", type=int, help="video frames of the past that a window sees (left out: half of the window)")
+    add("--window", type=int, help="video frames sampled jointly, rounded up to 4 (left out: as in training)")
+    add("--context", type=int, help="video frames of the past that a window sees, rounded up to 4 (half of the window)")
     add("--context-noise", type=float, default=0.0, help="deviation of noise added to the context, 0 to 1 (0)")
     add("--fps", type=float, default=12, help="frames a second of the file (12)")
     add("--scale", type=int, default=1, help="enlarge every pixel to SCALE x SCALE (1)")
@@ -69,19 +69,6 @@ def word_ids(prompt, words, n, device):
     return torch.tensor([ids] * n, device=device)
 
 
-def parse_size(text, grid):
-    """HxW -> (H, W) in pixels."""
-    try:
-        size = height, width = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise InputError(f"--size {text}: expected HxW in pixels, such as 48x80") from None
-    for name, value in (("height", height), ("width", width)):
-        if value <= 0 or value % grid:
-            raise InputError(f"--size {text}: {name} {value} is not a positive multiple of {grid} "
-                             f"({SPACE} for the VAE x {grid // SPACE} for the patch)")
-    return size
-
-
 def given_names(args):
     """The files that the video is to begin or end with, or to be made from."""
     return args.connect or [name for name in (args.image, args.extend, args.extend_backward, args.edit) if name]
@@ -96,21 +83,29 @@ def check_flags(args):
     for name, fine, expected in (("guidance", math.isfinite(args.guidance or 0), "a number, 1 for none"),
                                  ("seed", 0 <= args.seed < 2 ** 63, "0 to 2^63 - 1"),
                                  ("context_noise", 0 <= args.context_noise < 1, "0 to less than 1"),
-                                 ("strength", 0 < args.strength <= 1, "more than 0, at most 1")):
+                                 ("strength", args.strength is None or 0 < args.strength <= 1, "up to 1, not 0"),
+                                 ("strength", args.strength is None or args.edit, "only with --edit"),
+                                 ("resize", not args.resize or given_names(args), "only with a clip or picture")):
         if not fine:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected {expected}")
     if args.size and not args.resize and any(given_names(args)):
         raise InputError(f"--size {args.size}: the size is that of what is given; leave it out, or add --resize")
     check_device(args.device)
-    if not args.score:
-        clips.check_writable(args.out)
+    if args.score:
+        return clips.make_folder(Path(args.ckpt).parent)
+    clips.check_writable(args.out)
+    for name in given_names(args):
+        if Path(name).resolve() in (Path(args.out).resolve(), Path(args.out).with_suffix(".png").resolve()):
+            raise InputError(f"--out {args.out}: would be written over {name}; choose another name")
 
 
 def plan(args, config, given, window, context):
     """What to make: (latent frames in all, video frames to drop at the start, video frames to show)."""
     known, back = sum(clip.shape[2] for clip in given), (window - 2 * max(context // 2, 1)) * TIME
+    if (args.connect or args.loop) and back < TIME:
+        raise InputError(f"--window {window * TIME}: expected at least {3 * TIME} frames, to know both ends")
     more = back if args.connect else 64 if args.extend or args.extend_backward else 0
-    frames = args.frames or (known + more if given and not args.image else config.frames)
+    frames = args.frames or (config.frames - 3 if args.image else known + more if given else config.frames)
     if args.edit and frames > known or more and frames <= known:
         raise InputError(f"--frames {frames}: {known} frames are given; ask for {'as many' if args.edit else 'more'}")
     if args.loop and frames <= back:
@@ -119,8 +114,9 @@ def plan(args, config, given, window, context):
     if (args.connect or args.loop) and frames % TIME:
         print(f"note: {frames} frames become {total * TIME}, a multiple of {TIME}: both ends are fixed")
         frames = total * TIME
-    joint = total <= window and not args.loop
-    print("all sampled jointly" if joint else f"sampled in several windows of {window * TIME} frames")
+    seen = 0 if args.edit else known // TIME                                   # known latent frames
+    room = back // TIME if args.connect else 0 if args.loop else window - min(seen, context)
+    print("new frames are sampled jointly" if total - seen <= room else f"new frames: windows of {window * TIME} slide")
     over = total * TIME - frames if args.extend_backward else 0
     return total, 3 if args.image else frames if args.loop else over, frames
 
@@ -131,22 +127,22 @@ def pieces(args, models, nothing, given, total, caption, window, context, sampli
     known = [vae.encode(clip).expand(len(caption), -1, -1, -1, -1) for clip in given]
     back, gap = window - 2 * max(context // 2, 1), total - sum(latent.shape[2] for latent in known)
     slide = lambda past, **more: extend(dit, process, past, caption, window, context, **more, **sampling)
-    several = lambda frames, windows: list(islice(windows, -(-frames // (window - context))))
     between = lambda a, b, frames: connect(dit, process, a, b, frames, caption, window, context, **sampling)
     if args.extend_backward:
-        yield torch.cat(several(gap, slide(known[0], backward=True))[::-1], dim=2)[:, :, -gap:], None
+        yield torch.cat(take(slide(known[0], backward=True), gap)[::-1], dim=2)[:, :, -gap:], None
         yield known[0], given[0]
     elif args.connect:
-        yield from ((known[0], given[0]), (between(*known, gap), None), (known[1], given[1]))
+        yield known[0], given[0]
+        yield between(*known, gap), None
+        yield known[1], given[1]
     elif args.loop:
-        body = torch.cat(several(total - back, slide(nothing)), dim=2)[:, :, :total - back]
-        bridge = between(body, body, back)
-        yield from ((body, None), (bridge, None)) * 2                          # once unseen, to warm the decoder up
+        body = torch.cat(take(slide(nothing), total - back), dim=2)[:, :, :total - back]
+        yield from ((body, None), (between(body, body, back), None)) * 2       # once unseen, to warm the decoder up
     else:
-        guide = dict(guide=known.pop(), strength=args.strength) if args.edit else {}
+        draft = dict(draft=known.pop(), strength=args.strength or 0.6) if args.edit else {}
         if known:
             yield known[0], given[0]
-        yield from ((latent, None) for latent in slide(known[0] if known else nothing, **guide))
+        yield from ((latent, None) for latent in slide(known[0] if known else nothing, **draft))
 
 
 def write_video(vae, latents, drop, frames, writer):
@@ -155,16 +151,16 @@ def write_video(vae, latents, drop, frames, writer):
     cache, at, errors = {}, -drop, []                                          # the decoder goes on where it was
     with tqdm(total=frames, unit="frame") as bar:
         for latent, clip in latents:
-            video = vae.decode(latent, cache).clamp(-1, 1)
-            if clip is not None:
-                errors.append((video - clip).abs().mean().item() / 2)
-            shown, at = video[:, :, max(-at, 0):max(frames - at, 0)], at + video.shape[2]
-            if shown.shape[2]:
-                writer.write(shown)
-                bar.update(shown.shape[2])
+            for i, part in enumerate(latent.split(8, dim=2)):                  # in parts, for the memory
+                video = vae.decode(part, cache).clamp(-1, 1)
+                if clip is not None:
+                    errors.append((video - clip.split(8 * TIME, dim=2)[i]).abs().mean().item() / 2)
+                shown, at = video[:, :, max(-at, 0):max(frames - at, 0)], at + video.shape[2]
+                if shown.shape[2]:
+                    writer.write(shown)
+                    bar.update(shown.shape[2])
             if at >= frames:
                 break
-    writer.close()
     return sum(errors) / len(errors) if errors else None
 
 
@@ -182,7 +178,7 @@ def main(argv=None):
                     guidance=config.guidance if args.guidance is None else args.guidance)
     if args.score:
         with autocast(args.device):
-            return score.score(config, vae, dit, process, Path(args.ckpt).with_name("score.json"), args.n or 256,
+            return score.score(config, vae, dit, process, Path(args.ckpt).with_suffix(".score.json"), args.n or 256,
                                args.seed, **sampling)
     caption = word_ids(args.prompt, words, args.n or 1, args.device)
     if not args.prompt:
@@ -194,7 +190,7 @@ def main(argv=None):
     if not 0 < context < window:
         raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME}"
                          f" frames of context and {TIME} new ones")
-    size = parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
+    size = clips.parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
     given = [clips.given_clip(name, config, size if args.resize else None, still=bool(args.image),
                               keep_end=bool(args.extend or args.connect and i == 0)).to(args.device)
              for i, name in enumerate(given_names(args))]
@@ -206,7 +202,11 @@ def main(argv=None):
     nothing = torch.zeros(len(caption), config.latent_channels, 0, height // SPACE, width // SPACE, device=args.device)
     with autocast(args.device):
         latents = pieces(args, models, nothing, given, total, caption, window, context, sampling)
-        error = write_video(vae, latents, drop, frames, clips.ClipWriter(args.out, frames, args.fps, args.scale))
+        writer = clips.ClipWriter(args.out, frames, args.fps, args.scale)
+        try:
+            error = write_video(vae, latents, drop, frames, writer)
+        finally:
+            writer.close()                                                     # what there is, even after Ctrl-C
     if error is not None:
         print(f"given frames are shown as the VAE reconstructs them: off by {error:.4f} of the pixel range on average")
     print(f"wrote {args.out} and {Path(args.out).with_suffix('.png')}: {len(caption)} x {frames} frames")

@@ -6,7 +6,8 @@
                 └─ DiT: a set of tokens in, a prediction for each out; they know where they stand, how noisy they are
            ◄─ unpatchify
       ◄─ VideoVAE.decode
-    DDPM or SiT say how noise is added and removed; `generate` fills unknown latent frames; `extend` goes on.
+    DDPM or SiT say how noise is added and removed; `generate` fills unknown latent frames; `extend` goes on,
+    `connect` leads from one clip to another.
 
 One letter an axis:
     B batch      c video channels, C latent channels    T video frames, F latent frames    H,W pixels, h,w latent pixels
@@ -111,9 +112,9 @@ def check(config):
         if item.type is not str and not least <= value <= most:
             raise InputError(f"{item.name} {value}: expected {least} {'or more' if most == math.inf else f'to {most}'}")
     grid = SPACE * config.patch
-    for name, step, why in (("height", grid, f"{SPACE} for the VAE x {config.patch} for the patch"),
-                            ("width", grid, f"{SPACE} for the VAE x {config.patch} for the patch"),
-                            ("frames", TIME, "frames in a latent frame"), ("dim", 2 * config.heads, "2 x heads")):
+    why = f"{SPACE} for the VAE x {config.patch} for the patch"
+    for name, step, why in (("height", grid, why), ("width", grid, why), ("frames", TIME, "frames in a latent frame"),
+                            ("dim", 2 * config.heads, "2 x heads")):
         if getattr(config, name) % step:
             raise InputError(f"{name} {getattr(config, name)} is not a multiple of {step} ({why})")
     if config.dim < 8 * config.heads:
@@ -255,9 +256,6 @@ class VideoVAE(nn.Module):
 def patchify(latent, p):
     """Latent (B,C,F,h,w) -> tokens (B, F·h/p·w/p, C·p·p), frame by frame, line by line."""
     B, C, F, h, w = latent.shape
-    if h % p or w % p:
-        raise InputError(f"latent {h}x{w} (video {h * SPACE}x{w * SPACE}) is not a multiple of the patch size {p}"
-                         f": video sizes must be multiples of {SPACE * p}")
     x = latent.view(B, C, F, h // p, p, w // p, p)                             # (B,C,F,h/p,p,w/p,p)
     return x.permute(0, 2, 3, 5, 1, 4, 6).reshape(B, F * (h // p) * (w // p), C * p * p)
 
@@ -314,6 +312,12 @@ def rotate(x, cos, sin):
 # Tests: block_is_the_identity_at_initialisation, attention_mask_separates_packed_clips.
 # ------------------------------------------------------------------------------------------------------------------
 
+def norm(x):
+    """LayerNorm over the last axis, without learned scale: the blocks' modulation has one, and queries and keys of a
+    fixed length keep the attention's logits bounded."""
+    return nnf.layer_norm(x, x.shape[-1:])
+
+
 class DiTBlock(nn.Module):
     """Attention and MLP, each shifted, scaled and gated by the row's level and caption (adaLN-Zero, DiT fig. 3)."""
 
@@ -339,12 +343,6 @@ class DiTBlock(nn.Module):
         q, k = rotate(norm(q), *rope), rotate(norm(k), *rope)
         y = nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(y.transpose(1, 2).flatten(2))                                     # (B,L,D)
-
-
-def norm(x):
-    """LayerNorm over the last axis, without learned scale: the blocks' modulation has one, and queries and keys of a
-    fixed length keep the attention's logits bounded."""
-    return nnf.layer_norm(x, x.shape[-1:])
 
 
 class DiT(nn.Module):
@@ -506,16 +504,13 @@ class SiT:
     samplers = ("euler", "heun")
     N = 1  # the last level, as in DDPM: the network is told t / N
 
-    def __init__(self, device=None):
-        self.device = device
-
     def draw_levels(self, shape, generator=None, device=None):
         """Levels to train at: uniform in (0,1]."""
         return 1 - torch.rand(shape, generator=generator, device=device)
 
     def level_of(self, noise):
         """The level whose noise has this standard deviation: itself."""
-        return torch.as_tensor(noise, device=self.device)
+        return torch.as_tensor(noise)
 
     def schedule(self, steps, device=None):
         """The levels a sampler visits, from 1 down to 0: (steps+1,)."""
@@ -544,7 +539,7 @@ class SiT:
 
 def make_process(config, device=None):
     """The process that a config names."""
-    return DDPM(config.noise_steps, config.prediction, device) if config.process == "ddpm" else SiT(device)
+    return DDPM(config.noise_steps, config.prediction, device) if config.process == "ddpm" else SiT()
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -603,8 +598,9 @@ def make_optimizers(net, lr_muon, lr):
 
 # ------------------------------------------------------------------------------------------------------------------
 # 8. Sampling. One mask of known latent frames makes text-to-video (nothing known), extension forward and backward (the
-# first or last known), connecting two clips (both ends known): known frames stay at their level, untouched.
-# Tests: known_frames_come_back_bit_equal, guidance_is_linear_and_acts_on_every_channel.
+# first or last known), connecting two clips (both ends known): known frames stay at their level, untouched. A strength
+# below 1 edits a clip. Tests: known_frames_come_back_bit_equal, guidance_is_linear_and_acts_on_every_channel,
+# strength_says_how_much_of_a_clip_is_left.
 # ------------------------------------------------------------------------------------------------------------------
 
 def guided(model, scale):
@@ -633,24 +629,24 @@ def generate(model, process, latent, known, caption, steps=50, guidance=1.0, sam
     context_noise: while sampling, bring the known frames to the level whose noise has this deviation, and tell the
     model so: it then does not rely on their last detail (GameNGen, section 3.2.1; trained for up to 0.3);
     strength in (0,1]: start from the unknown frames of `latent`, noised to this share of N, instead of from noise
-    alone: what is left of them then guides the result (SDEdit, algorithm 1). At 1 nothing is left.
+    alone; what is left of them then leads the result (SDEdit, algorithm 1). At 1 nothing is left.
     """
     known = known.expand(latent.shape[0], latent.shape[2])
-    context = process.level_of(context_noise) * known                                  # (B,F)
-    levels = process.schedule(steps, latent.device)
-    levels = levels[levels <= strength * process.N]
+    known_level = process.level_of(context_noise) * known                              # (B,F)
+    levels = process.schedule(max(round(strength * steps), 1), latent.device)
+    levels = (strength * levels).to(levels.dtype)
     noise = torch.randn(latent.shape, generator=generator, device=latent.device)
     x = noise if strength == 1 else process.q_sample(latent, levels[:1].expand_as(known), noise)
-    x = torch.where(per_frame(known, latent), process.q_sample(latent, context, noise), x)
+    x = torch.where(per_frame(known, latent), process.q_sample(latent, known_level, noise), x)
     model, step = guided(model, guidance), getattr(process, sampler or process.samplers[0])
     for t, s in pairwise(levels):
-        x = step(model, x, torch.where(known, context, t), torch.where(known, context, s), caption, generator)
+        x = step(model, x, torch.where(known, known_level, t), torch.where(known, known_level, s), caption, generator)
     return torch.where(per_frame(known, latent), latent, x)
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# 9. Long video: the window slides, forward or backward in time. Everything stays in latent space: what was generated is
-# never encoded again.
+# 9. Long video: the window slides, forward or backward in time. Everything stays in latent space: what was generated
+# is never encoded again.
 # Tests: extension_continues_from_the_newest_frames, backward_extension_mirrors_forward, connecting_fills_the_gap.
 # ------------------------------------------------------------------------------------------------------------------
 
@@ -664,24 +660,36 @@ def fill(model, process, before, blank, after, caption, **sampling):
     return generate(model, process, torch.cat([before, blank, after], dim=2), known, caption, **sampling)[:, :, ~known]
 
 
-def extend(model, process, past, caption, window, context, backward=False, guide=None, **sampling):
+def extend(model, process, past, caption, window, context, backward=False, draft=None, **sampling):
     """Goes on without end: yields the next latent frames, one window after the other; take as many as you need.
 
     past (B,C,F,h,w): the latent frames so far, F may be 0; window: latent frames sampled jointly, of which up to
-    `context` are the newest of the past; backward: `past` is what comes after, and the frames before it are yielded,
-    the last ones first; guide (B,C,F',h,w): what the new frames start from if the `strength` is below 1, the end then
-    comes with its end; sampling: passed on to `generate`.
+    `context` are the newest of the past; sampling: passed on to `generate`.
+    backward: `past` is what comes after, and what is before it is yielded, the nearest frames first.
+    draft (B,C,F',h,w), forward only: the new frames start from these, if `strength` is below 1, and end where they end.
     """
     if not 0 < context < window:
         raise InputError(f"context of {context} latent frames: expected 1 to {window - 1}, the window has {window}")
-    while guide is None or guide.shape[2]:
-        near, nothing = past[:, :, :context] if backward else past[:, :, -context:], past[:, :, :0]
+    nothing = past[:, :, :0]
+    while draft is None or draft.shape[2]:
+        near = past[:, :, :context] if backward else past[:, :, -context:]
         size = window - near.shape[2]
-        blank = near.new_zeros(*near.shape[:2], size, *near.shape[3:]) if guide is None else guide[:, :, :size]
-        guide = None if guide is None else guide[:, :, size:]
-        new = fill(model, process, *((nothing, blank, near) if backward else (near, blank, nothing)), caption, **sampling)
+        if draft is None:
+            blank = near.new_zeros(*near.shape[:2], size, *near.shape[3:])
+        else:
+            blank, draft = draft[:, :, :size], draft[:, :, size:]
+        around = (nothing, blank, near) if backward else (near, blank, nothing)
+        new = fill(model, process, *around, caption, **sampling)
         yield new
-        past = torch.cat((new, past) if backward else (past, new), dim=2)
+        past = torch.cat((new, near) if backward else (near, new), dim=2)
+
+
+def take(windows, frames):
+    """The first of what `extend` yields, enough for that many latent frames: a list."""
+    taken = [next(windows)]
+    while sum(new.shape[2] for new in taken) < frames:
+        taken.append(next(windows))
+    return taken
 
 
 def connect(model, process, before, after, gap, caption, window, context, **sampling):
@@ -694,9 +702,9 @@ def connect(model, process, before, after, gap, caption, window, context, **samp
     room, new = window - 2 * side, before[:, :, :0]
     if room < 1:
         raise InputError(f"window of {window} latent frames: expected at least {2 * side + 1}, to know both ends")
-    windows = extend(model, process, before, caption, window, context, **sampling)
-    while new.shape[2] + room < gap:
-        new = torch.cat([new, next(windows)], dim=2)[:, :, :gap - room]
+    if gap > room:
+        windows = extend(model, process, before, caption, window, context, **sampling)
+        new = torch.cat(take(windows, gap - room), dim=2)[:, :, :gap - room]
     blank = before.new_zeros(*before.shape[:2], gap - new.shape[2], *before.shape[3:])
     near = torch.cat([before, new], dim=2)[:, :, -side:]
     return torch.cat([new, fill(model, process, near, blank, after[:, :, :side], caption, **sampling)], dim=2)
@@ -727,10 +735,9 @@ def load_checkpoint(path, device="cpu"):
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a damaged file can fail in the zip, the pickle or the tensor reader
         raise InputError(f"{path}: damaged, or not a checkpoint of sora.py ({type(error).__name__})") from None
-    if not isinstance(state, dict) or "format" not in state:
-        raise InputError(f"{path}: a torch file, but not a checkpoint of sora.py")
-    if state["format"] != FORMAT:
-        raise InputError(f"{path}: checkpoint format {state['format']}, this sora.py reads {FORMAT}: train it again")
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise InputError(f"{path}: not a checkpoint of this sora.py (format {found}, not {FORMAT}): train it again")
     return state
 
 

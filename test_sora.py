@@ -26,6 +26,7 @@ import sample
 import sora
 import train
 from data import clips, drift, metrics, score, study
+from data.judge import Judge, real_clips
 from data.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
 from sora import (DDPM, Config, DiT, InputError, SiT, VideoVAE, diffusion_loss, extend, generate,
                   grid_coords, guided, load_checkpoint, patchify, rope_angles, rotate, save_checkpoint, unpatchify)
@@ -529,7 +530,7 @@ def judged(request):
     """A judge, and held-out clips: (judge, video, caption)."""
     size = {1: {}, 2: dict(height=64, width=64, frames=20, digits=2, digit_size=28)}[request.param]
     config = Config(**size)
-    return score.Judge(config), *score.real_clips(config, "heldout", 128, seed=1)
+    return Judge(config), *real_clips(config, "heldout", 128, seed=1)
 
 
 def shuffled(video, strength):
@@ -592,7 +593,7 @@ def test_metrics_rank_every_damage_by_its_strength(judged, damage, metric, sign)
 def test_held_out_clips_look_real(judged):
     judge, video, caption = judged
     held_out = judge.measure(video, caption)
-    training = judge.measure(*score.real_clips(judge.config, "train", 128, seed=2))
+    training = judge.measure(*real_clips(judge.config, "train", 128, seed=2))
     assert held_out["legibility"][0] > 0.85 and held_out["permanence"][0] > 0.9
     assert judge.measure(video, caption % 10 + 1)["legibility"][0] < 0.1
     assert training["frechet"][0] < 25 and held_out["frechet"][0] < 25
@@ -612,6 +613,7 @@ def test_two_digits_count_as_permanent_only_across_an_overlap():
     readings = torch.tensor([[1, 2]] * 10 + [[1, 7]] * 10).expand(3, -1, -1).clone()
     readings[1, 10:] = readings[1, 0]
     assert metrics.permanence(readings, ink, 28).nan_to_num(-1).tolist() == [0, 1, -1]
+    assert metrics.permanence(readings[:, :8], ink[:, :8], 28).shape == (3,)
 
 
 def test_ssim_and_psnr_against_closed_forms():
@@ -621,6 +623,10 @@ def test_ssim_and_psnr_against_closed_forms():
     expected = (2 * x * y + 1e-4) / (x * x + y * y + 1e-4)
     assert torch.allclose(metrics.ssim(a, b), torch.full((2,), expected), atol=1e-5)
     assert torch.allclose(metrics.ssim(a, a), torch.ones(2), atol=1e-5)
+    noisy = torch.rand(2, 1, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):                                # whatever the model runs in
+        inside = metrics.ssim(a, noisy)
+    assert torch.equal(inside, metrics.ssim(a, noisy))
     assert metrics.psnr(metrics.squared_error(a, b)).item() == pytest.approx(-20 * math.log10(0.3), abs=1e-4)
 
 
@@ -767,9 +773,9 @@ def test_resumed_equals_never_stopped(trained, tmp_path, monkeypatch, stage, ste
 
 
 def test_until_stops_there_and_resume_goes_on(trained, tmp_path):
-    with pytest.raises(SystemExit, match="0"):
+    with pytest.raises(SystemExit) as stopped:
         call(train.main, *TINY_RUN, "--out", tmp_path, "--until", 3)
-    assert load_checkpoint(tmp_path / "sora.pt")["step"] == 3
+    assert stopped.value.code == 0 and load_checkpoint(tmp_path / "sora.pt")["step"] == 3
     call(train.main, "--resume", "--out", tmp_path, "--device", "cpu")
     assert_same_run(trained, tmp_path)
 
@@ -810,19 +816,19 @@ def test_sample_writes_what_was_asked_for(trained, tmp_path, name, args, shape):
 def test_score_writes_its_tables(trained, capsys):
     call(sample.main, "--ckpt", trained / "sora.pt", "--score", "--n", 4)
     printed = capsys.readouterr().out
-    table = json.loads((trained / "score.json").read_text())
+    table = json.loads((trained / "sora.score.json").read_text())
     for row in ("training", "held out", "held out, VAE's copy", "samples"):
         assert row in printed and {"legibility", "frechet", "speed", "nearest"} <= table["clips"][row].keys()
     assert {"psnr", "ssim"} <= table["clips"]["held out, VAE's copy"].keys() and table["n"] == 4
     assert set(table["prediction"]) == {"the model", "the last frame again", "the VAE alone"}
-    assert iio.imread(trained / "nearest.png").std() > 0
+    assert iio.imread(trained / "sora.score.nearest.png").std() > 0
 
 
 def test_score_without_a_referee_says_so(trained, tmp_path, capsys):
     call(train.main, *TINY_RUN, "--digits", 3, "--vae-steps", 1, "--steps", 1, "--out", tmp_path)
     call(sample.main, "--ckpt", tmp_path / "sora.pt", "--score", "--n", 3)
     assert "3 digits a clip: the referee reads one or two" in capsys.readouterr().out
-    assert "legibility" not in (tmp_path / "score.json").read_text()
+    assert "legibility" not in (tmp_path / "sora.score.json").read_text()
 
 
 def test_drift_is_written_for_both_arms(trained, tmp_path):
@@ -856,6 +862,26 @@ def test_a_frame_vae_has_the_shapes_of_the_video_vae_and_sees_one_frame():
     latent[:, 2:4, 1] += 1
     moved = (vae.decode(latent) - vae.decode(vae.encode(video))).abs().amax((0, 1, 3, 4)) > 1e-6
     assert moved.nonzero().flatten().tolist() == [5]
+
+
+def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Stopped when a mark was reached, before its checkpoint was copied: the copy is of that mark, not of a later."""
+    monkeypatch.setattr(study, "OUT", tmp_path)
+    monkeypatch.setattr(study, "MARKS", (3, 6, 9))
+    monkeypatch.setattr(study, "RUNS", {"one": TINY_RUN})
+    real = study.shutil.copy
+
+    def full(*args):
+        raise OSError("no space left")
+    monkeypatch.setattr(study.shutil, "copy", full)
+    with pytest.raises(OSError):
+        study.run("one")
+    monkeypatch.setattr(study.shutil, "copy", real)
+    study.run("one")
+    assert [load_checkpoint(tmp_path / "one" / f"step{mark}.pt")["step"] for mark in (3, 6, 9)] == [3, 6, 9]
+    before = (tmp_path / "one" / "step9.pt").stat().st_mtime_ns
+    study.run("one")
+    assert (tmp_path / "one" / "step9.pt").stat().st_mtime_ns == before
 
 
 def test_fewer_digits_are_the_first_of_each_class(tmp_path):
@@ -999,7 +1025,9 @@ def test_train_refuses(tmp_path, args, words):
     (["--seed", "-1"], "seed -1"), (["--context-noise", "1.5"], "1.5"),
     (["--extend", "no.gif"], "no.gif"), (["--out", "x.avi"], "'.avi'.*gif"), (["--scale", "0"], "scale 0"),
     (["--fps", "0"], "fps 0"), (["--strength", "0"], "strength 0"), (["--loop", "--frames", "8"], "frames 8.*8 frames"),
-    (["--image", "a.png", "--size", "32x32"], "size 32x32.*--resize"), (["--image", "a.png"], "a.png")])
+    (["--image", "a.png", "--size", "32x32"], "size 32x32.*--resize"), (["--image", "a.png"], "a.png"),
+    (["--loop", "--window", "8", "--context", "4"], "window 8.*12"), (["--strength", "0.5"], "strength 0.5.*--edit"),
+    (["--resize"], "resize"), (["--extend", "b.npy", "--out", "b.npy"], "written over b.npy")])
 def test_sample_refuses(trained, tmp_path, args, words):
     out = [] if "--out" in args else ["--out", tmp_path / "x.gif"]
     assert re.search(words, complaint(sample.main, "--ckpt", trained / "sora.pt", *out, *args))

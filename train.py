@@ -39,7 +39,7 @@ def parse(argv=None):
     add("--out", default="out", metavar="DIR", help="folder for the checkpoint, the log and the pictures (out)")
     add("--overwrite", action="store_true", help="start anew although DIR has a checkpoint, which is then lost")
     add("--preset", choices=PRESETS, help="which defaults (tiny)")
-    add("--until", type=int, metavar="STEP", help="stop after this step of the transformer; --resume goes on")
+    add("--until", type=int, default=10 ** 12, metavar="STEP", help="stop after this step of the transformer")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--resume", action="store_true", help="go on from DIR/sora.pt; other flags change its config")
     source.add_argument("--init", metavar="CKPT", help="start from the weights, and the config, of another checkpoint")
@@ -132,13 +132,13 @@ def dit_loss(run, step):
 def fit(run, net, loss_of, steps, peaks):
     """The loop of both stages: loss, backward, clip, rate and step, average, log, save."""
     c, optimizers = run.config, run.optimizers[run.stage]
-    parameters, averages = list(net.parameters()), list(run.ema.parameters())
+    averages, weights = list(run.ema.parameters()), [p.detach() for p in net.parameters()]     # without history
     bar = tqdm(range(run.step, steps), initial=run.step, total=steps, desc=STAGES[run.stage], mininterval=1)
     clock = time.monotonic() - run.seconds
     for step in bar:
         loss, columns, values, weights = loss_of(run, step)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         factor = min(1, (step + 1) / 100) * (1 - step / steps)                 # warm up, then straight down to 0
         for optimizer, peak in zip(optimizers, peaks):
             optimizer.param_groups[0]["lr"] = peak * factor
@@ -146,13 +146,12 @@ def fit(run, net, loss_of, steps, peaks):
             optimizer.zero_grad()
         if net is run.dit:
             decay = min(c.ema, (step + 1) / (step + 10))              # a young average forgets faster
-            with torch.no_grad():
-                torch._foreach_lerp_(averages, parameters, 1 - decay)
+            torch._foreach_lerp_(averages, weights, 1 - decay)
         run.sums.index_add_(1, columns, torch.stack([values * weights, weights]))
         run.sums[:, 3] += torch.stack([norm, torch.ones_like(norm)])
         run.step = step + 1
         log, keep = (run.step % n == 0 or run.step == steps for n in (c.log_every, c.save_every))
-        stop = run.stop or run.stage == 1 and run.step == run.args.until
+        stop = run.stop or run.stage == 1 and run.step >= run.args.until
         if log or keep or stop:                                            # only here does the host wait for a GPU
             run.seconds = time.monotonic() - clock
             if not torch.isfinite(run.sums).all():
@@ -195,12 +194,11 @@ def main(argv=None):
     tune_cpu()
     run = start(parse(argv))
     c = run.config
-
     def stop(number, _):
         run.stop = True                                                        # finishes the step in hand, then saves
         signal.signal(number, signal.SIG_DFL)                                  # asked twice: at once
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     open_log(run)
     if run.stage == 0:
         fit(run, run.vae, vae_loss, c.vae_steps, (c.vae_lr, c.vae_muon))

@@ -33,10 +33,25 @@ def read_clip(path, channels=1):
         frames = frames[..., None]
     if frames.ndim != 4 or frames.dtype != np.uint8:
         raise InputError(f"{path}: {frames.dtype} {frames.shape}: expected uint8 frames (T,H,W) or (T,H,W,3)")
-    video = torch.from_numpy(frames[..., :3].copy()).movedim(-1, 0).float() / 127.5 - 1
+    if frames.shape[-1] in (2, 4):                                             # the last channel is opacity: over black
+        frames = (frames[..., :-1] * (frames[..., -1:] / 255)).round().astype(np.uint8)
+    video = torch.from_numpy(frames.copy()).movedim(-1, 0).float() / 127.5 - 1
     if video.shape[0] != channels:
         video = video.mean(0, keepdim=True) if channels == 1 else video[:1].expand(3, -1, -1, -1)
     return video
+
+
+def parse_size(text, grid):
+    """HxW -> (H, W) in pixels."""
+    try:
+        size = height, width = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise InputError(f"--size {text}: expected HxW in pixels, such as 48x80") from None
+    for name, value in (("height", height), ("width", width)):
+        if value <= 0 or value % grid:
+            raise InputError(f"--size {text}: {name} {value} is not a positive multiple of {grid} "
+                             f"({SPACE} for the VAE x {grid // SPACE} for the patch)")
+    return size
 
 
 def given_clip(path, config, size=None, still=False, keep_end=False):
@@ -125,6 +140,8 @@ class ClipWriter:
 
     def close(self):
         """Finishes the file and writes the contact sheet: a row a clip, its frames evenly spread."""
+        if not self.at:
+            return
         if self.path.suffix == ".gif":
             iio.imwrite(self.path, np.concatenate(self.out), duration=1000 / self.fps, loop=0)
         elif self.path.suffix == ".mp4":

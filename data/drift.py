@@ -22,7 +22,8 @@ from tqdm import tqdm
 from data import plots
 from data.clips import make_folder
 from data.metrics import distance, interval
-from data.score import READABLE, Judge, real_clips, through_vae
+from data.judge import READABLE, Judge, real_clips
+from data.score import through_vae
 from sora import SPACE, TIME, InputError, autocast, check_device, extend, load_models, tune_cpu
 
 ARMS = ("caption throughout", "caption for the first window")
@@ -65,8 +66,10 @@ def measure(judge, video, caption, start):
     table = judge.measure(video, caption)
     if judge.config.digits == 1:
         now, then = judge.handwriting(judge.grey(video)), judge.handwriting(judge.grey(start))
+        who = partner(caption)
+        alone = who == torch.arange(len(who))
         table["own"] = interval(distance(now, then))
-        table["other"] = interval(distance(now, then[partner(caption)]))
+        table["other"] = interval(distance(now, then[who]).masked_fill(alone, float("nan")))
     return table
 
 
@@ -117,8 +120,12 @@ def main(argv=None):
     if config.digits > READABLE or args.n < 2 or args.frames < config.frames:
         raise InputError(f"--n {args.n} --frames {args.frames}, {config.digits} digits: expected at least 2 clips of "
                          f"{config.frames} frames, and one or two digits, which the referee can read")
-    window = (args.window or config.frames) // TIME
-    context = args.context // TIME if args.context else window // 2
+    if args.sampler not in (None, *process.samplers):
+        raise InputError(f"--sampler {args.sampler}: expected one of {', '.join(process.samplers)}")
+    window = -(-(args.window or config.frames) // TIME)                        # in latent frames, rounded up
+    context = -(-args.context // TIME) if args.context else window // 2
+    if not 0 < context < window:
+        raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected {TIME} or more, and less")
     sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler, context_noise=args.context_noise,
                     guidance=config.guidance if args.guidance is None else args.guidance)
     with autocast(args.device), Path(args.out).open("w", newline="") as file:
@@ -127,7 +134,7 @@ def main(argv=None):
         arms = [drift(judge, models, args.n, args.frames, args.seed, arm, window, context, **sampling)
                 for arm in args.arms]
         total = 2 + len(arms) * (args.frames // config.frames)
-        for name, first, table in tqdm(chain(references(judge, vae, 256, args.seed), *arms), total=total):
+        for name, first, table in tqdm(chain(references(judge, vae, args.n, args.seed), *arms), total=total):
             writer.writerows([name, first, metric, *(f"{x:.5g}" for x in cell)] for metric, cell in table.items())
             file.flush()
     print(f"wrote {args.out}")

@@ -5,6 +5,8 @@ Nothing here has a meaning of its own: read every number beside the same number 
 import torch
 import torch.nn.functional as nnf
 
+EXACT = torch.autocast("cpu", enabled=False)  # in float32, even where the model is run in bfloat16
+
 
 def squared_error(a, b):
     """Mean squared difference of two videos for each clip, pixel range 1: (B,)."""
@@ -16,6 +18,7 @@ def psnr(squared_errors):
     return -10 * squared_errors.mean().log10()
 
 
+@EXACT
 def ssim(a, b):
     """Structural similarity of two videos, averaged over frames: (B,), 1 is equal (Wang et al. 2004, eq. 13).
 
@@ -103,7 +106,7 @@ def separation(ink, size):
 
 
 def permanence(readings, ink, size):
-    """1 if the referee reads the same digits at the end of a clip as at the start, 0 if not, (B,).
+    """1 if the referee reads the same digits at the end of a clip as at the start, right or wrong, 0 if not: (B,).
 
     readings (B,T,n) digits read in each frame, ink (B,T,H,W). The first four frames against the last four, by their
     most frequent reading. With two digits a clip counts only if they overlap in between: apart at both ends by 0.6 of
@@ -114,14 +117,15 @@ def permanence(readings, ink, size):
     if readings.shape[-1] == 1:
         return same
     gap = separation(ink, size) / size
-    counts = (gap[:, :4].mean(1) > 0.6) & (gap[:, -4:].mean(1) > 0.6) & (gap[:, 4:-4].amin(1) < 0.4)
+    counts = (gap[:, :4].mean(1) > 0.6) & (gap[:, -4:].mean(1) > 0.6) & (gap.amin(1) < 0.4)
     return same.masked_fill(~counts, float("nan"))
 
 
 def frechet(a, b):
     """Squared Frechet distance between the Gaussians with the moments of two sets of features (n,d), (m,d): a number.
 
-    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel et al. 2017, eq. 6). Not 0 for two sets of real clips.
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel et al. 2017, eq. 6). Not 0 for two sets of real clips, and
+    the larger the fewer they are: compare only what was measured with the same number of clips.
     """
     A, B = a.T.cov(), b.T.cov()
     values, vectors = torch.linalg.eigh(A)
@@ -130,17 +134,19 @@ def frechet(a, b):
     return (a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross
 
 
-def interval(values, statistic=lambda values: values.mean(), draws=500):
-    """A statistic of values (n,...), and its 95 % bootstrap interval over the n: (value, low, high).
+def interval(values, statistic=None, draws=500):
+    """The mean of values (n,), or a `statistic` of values (n,...), and its 95 % bootstrap interval: (value, low, high).
 
-    Shifted so that the draws' mean is the value: redrawn sets repeat clips, which biases a Frechet distance upwards.
+    nan values do not count. A statistic's interval is shifted so that the draws' mean is the value: sets redrawn with
+    repetition have a larger Frechet distance. What bias the value itself has at this n, it keeps.
     """
-    values = values[~values.flatten(1).isnan().any(1)] if values.ndim > 1 else values[~values.isnan()]
+    if statistic is None:
+        values = values[~values.isnan()]
     if len(values) < 2:
         return (float("nan"),) * 3
-    generator = torch.Generator().manual_seed(0)
-    pick = torch.randint(len(values), (draws, len(values)), generator=generator)
-    redrawn = torch.stack([statistic(values[i]) for i in pick]).double()
-    value = statistic(values).double()
-    low, high = redrawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)) - redrawn.mean() + value
-    return value.item(), low.item(), high.item()
+    pick = torch.randint(len(values), (draws, len(values)), generator=torch.Generator().manual_seed(0))
+    redrawn = torch.stack([statistic(values[i]) if statistic else values[i].mean() for i in pick]).double()
+    value = (statistic(values) if statistic else values.mean()).double()
+    low, high = redrawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    shift = value - redrawn.mean() if statistic else 0
+    return value.item(), (low + shift).item(), (high + shift).item()

@@ -33,7 +33,7 @@ def save(figure, path):
 
 
 def draw(study, runs, cells, marks):
-    """Draws a study of study.py; cells {(run, step, guidance, metric): (value, low, high)}, all keys text."""
+    """Draws a study of study.py; cells {(run, step, guidance, metric): (value, low, high)}."""
     {"process": curves, "scaling": scaling}.get(study, bars)(study, runs, cells, marks)
 
 
@@ -43,11 +43,11 @@ def curves(study, runs, cells, marks):
     kinds = {"DDPM, v": ("v", "width192"), "SiT": ("sit",), "DDPM, eps": ("eps",), "DDPM, x0": ("x0",)}
     for axis, metric in zip(axes, ("frechet", "legibility")):
         for colour, (label, names) in zip(COLOURS, kinds.items()):
-            lines = np.array([[cells[run, str(mark), "1.0", metric][0] for mark in marks]
+            lines = np.array([[cells[run, mark, 1.0, metric][0] for mark in marks]
                               for run in runs if run.partition("-")[0] in names])
             axis.plot(marks, lines.T, color=colour, linewidth=0.7, alpha=0.6)
             axis.plot(marks, lines.mean(0), color=colour, linewidth=2, label=label)
-            final = [cells[run, str(marks[-1]), "3.0", metric][0] for run in runs if run.partition("-")[0] in names]
+            final = [cells[run, marks[-1], 3.0, metric][0] for run in runs if run.partition("-")[0] in names]
             print(f"{label}: {metric} at step {marks[-1]}, mean (deviation) of {len(lines)} seeds: no guidance "
                   f"{lines[:, -1].mean():.3f} ({lines[:, -1].std(ddof=1):.3f}), guidance 3 {np.mean(final):.3f} "
                   f"({np.std(final, ddof=1):.3f})")
@@ -60,9 +60,9 @@ def curves(study, runs, cells, marks):
 def scaling(study, runs, cells, marks):
     """Held-out loss and Frechet distance against training FLOPs, with a power law fitted over all runs."""
     figure, axes = panels(2)
-    get = lambda run, metric, guidance="": cells[run, str(marks[-1]), guidance, metric][0]
+    get = lambda run, metric, guidance="": cells[run, marks[-1], guidance, metric][0]
     flops = np.array([get(run, "flops") for run in runs])
-    for axis, metric, guidance in zip(axes, ("loss", "frechet"), ("", "1.0")):
+    for axis, metric, guidance in zip(axes, ("loss", "frechet"), ("", 1.0)):
         values = np.array([get(run, metric, guidance) for run in runs])
         for colour, patch in zip(COLOURS, (1, 2)):
             mine = np.array([run.endswith(f"patch{patch}") for run in runs])
@@ -74,25 +74,31 @@ def scaling(study, runs, cells, marks):
         axis.set(xscale="log", yscale="log", xlabel="training FLOPs", title=f"held-out {metric}" if not guidance
                  else "frechet, no guidance")
         axis.legend(fontsize=7)
-        per_flop = get(runs[-2], "parameters") / flops[runs.index(runs[-2])]   # of the largest model at patch 1
-        large = 3e9 / per_flop
         print(f"{metric}: slope {slope:.3f} +- {covariance[0, 0] ** 0.5:.3f}, correlation of the logarithms "
-              f"{correlation:.3f}; a model of 3e9 parameters trained as long, {large:.1e} FLOPs, {large / ends[1]:.0f} "
-              f"times the largest run's: {np.exp(offset) * large ** slope:.3g}")
+              f"{correlation:.3f}; alone, " + ", ".join(
+                  f"patch {patch} {np.polyfit(*np.log([flops[i::2], values[i::2]]), 1)[0]:.3f}"
+                  for i, patch in enumerate((1, 2))))
+        if metric == "loss":  # the line, continued to 3e9 parameters trained as long, and how uncertain it is there
+            large = 3e9 * flops[-2] / get(runs[-2], "parameters")              # runs[-2]: the largest at patch 1
+            x = np.array([np.log(large), 1])
+            spread = (x @ covariance @ x) ** 0.5
+            middle, low, high = (np.exp(offset + slope * x[0] + z * spread) for z in (0, -2, 2))
+            print(f"3e9 parameters: {large:.1e} FLOPs, {large / ends[1]:.0f} times the largest run's; loss {middle:.3f}"
+                  f", between {low:.3f} and {high:.3f} if there were no floor, which there is")
     for run in runs:
         print(f"{run}: {get(run, 'parameters') / 1e6:.2f} M parameters, {get(run, 'flops'):.2e} FLOPs, loss "
-              f"{get(run, 'loss'):.4f}, frechet {get(run, 'frechet', '1.0'):.0f}, legibility with guidance 3 "
-              f"{get(run, 'legibility', '3.0'):.3f}")
+              f"{get(run, 'loss'):.4f}, frechet {get(run, 'frechet', 1.0):.0f}, legibility with guidance 3 "
+              f"{get(run, 'legibility', 3.0):.3f}")
     save(figure, RESULTS / f"{study}.png")
 
 
 def bars(study, runs, cells, marks):
     """A few numbers of each run, side by side, with their intervals."""
-    shown = {"compressor": (("", "psnr"), ("3.0", "legibility"), ("3.0", "frechet"), ("3.0", "flicker")),
-             "digits": (("", "psnr"), ("3.0", "legibility"), ("3.0", "frechet"), ("3.0", "nearest"))}[study]
+    shown = {"compressor": (("", "psnr"), (3.0, "legibility"), (3.0, "frechet"), (3.0, "flicker")),
+             "digits": (("", "psnr"), (3.0, "legibility"), (3.0, "frechet"), (3.0, "nearest"))}[study]
     figure, axes = panels(len(shown))
     for axis, (guidance, metric) in zip(axes, shown):
-        table = np.array([cells[run, str(marks[-1]), guidance, metric] for run in runs])       # (runs,3)
+        table = np.array([cells[run, marks[-1], guidance, metric] for run in runs])       # (runs,3)
         axis.bar(range(len(runs)), table[:, 0], color="tab:blue", alpha=0.6)
         axis.errorbar(range(len(runs)), table[:, 0], abs(table[:, 1:].T - table[:, 0]), fmt="none", color="0.2")
         axis.set_xticks(range(len(runs)), runs, fontsize=7)
@@ -102,7 +108,7 @@ def bars(study, runs, cells, marks):
     save(figure, RESULTS / f"{study}.png")
     for run in runs:
         for (name, step, guidance, metric), cell in cells.items():
-            if (name, step) == (run, str(marks[-1])) and guidance != "1.0":
+            if (name, step) == (run, marks[-1]) and guidance != 1.0:
                 print(f"{run:16} {metric:20} {cell[0]:.4g} [{cell[1]:.4g}, {cell[2]:.4g}]")
 
 

@@ -5,11 +5,12 @@
     python -m data.study compressor    a 3D against a per-frame VAE, and two sizes of the latent
     python -m data.study digits        450, 150 and 50 different training digits a class
 
-All start from the VAE of `python train.py` (out/sora.pt). Checkpoints go to out/study, tables and plots to
-data/results.
+All use the VAE of `python train.py` (out/sora.pt), but for those of the last two studies that need one of their own.
+Checkpoints and their numbers go to out/study (delete it to start over), the table and the plots to data/results.
 """
 import argparse
 import csv
+import json
 import shutil
 import signal
 import sys
@@ -25,9 +26,11 @@ import train
 from data import plots
 from data.clips import write_clip
 from data.frame_vae import FrameVAE
+from data.judge import Judge, real_clips
 from data.moving_mnist import IDX_FILES, load_digits
-from data.score import Judge, likeness, real_clips, sample_clips, through_vae
-from sora import PRESETS, SPACE, TIME, InputError, VideoVAE, autocast, diffusion_loss, load_models, tune_cpu
+from data.score import likeness, sample_clips, through_vae
+from sora import (PRESETS, SPACE, TIME, InputError, VideoVAE, autocast, diffusion_loss, load_checkpoint, load_models,
+                  tune_cpu)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OUT, RESULTS = Path("out/study"), Path("data/results")
@@ -67,24 +70,30 @@ def run(name):
     """Trains a run up to each of MARKS and keeps the checkpoint of each; what is there already is not made again."""
     folder = OUT / name
     use(name)
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     for mark in MARKS:
-        kept = folder / f"step{mark}.pt"
+        saved, kept = folder / "sora.pt", folder / f"step{mark}.pt"
         if kept.exists():
             continue
-        flags = ["--resume"] if (folder / "sora.pt").exists() else ["--steps", MARKS[-1], *RUNS[name]]
-        try:
-            train.main([str(flag) for flag in ("--out", folder, "--until", mark, *flags)])
-        except SystemExit as stop:
-            if stop.code:
-                raise
-        shutil.copy(folder / "sora.pt", folder / "copy.tmp")
+        state = load_checkpoint(saved) if saved.exists() else {"stage": 0}
+        if (state["stage"], state.get("step")) != (1, mark):                   # else: stopped before it was copied
+            flags = ["--resume"] if saved.exists() else ["--steps", MARKS[-1], *RUNS[name]]
+            try:
+                train.main([str(flag) for flag in ("--out", folder, "--until", mark, *flags)])
+            except SystemExit as stop:
+                if stop.code:
+                    raise
+            finally:
+                for number, handler in handlers:                               # train.py had its own
+                    signal.signal(number, handler)
+        shutil.copy(saved, folder / "copy.tmp")
         (folder / "copy.tmp").replace(kept)
-    signal.signal(signal.SIGINT, signal.default_int_handler)                   # train.py had its own
 
 
 @torch.no_grad()
 def held_out_loss(config, vae, dit, process, n=512):
-    """The training loss on held-out digits; the same noise and levels for every model."""
+    """The training loss on held-out digits; noise and levels are the same for all models of one process. To compare
+    only where the prediction is the same."""
     generator, losses = torch.Generator(DEVICE).manual_seed(0), []
     for video, caption in zip(*(x.to(DEVICE).split(64) for x in real_clips(config, "heldout", n))):
         losses.append(diffusion_loss(dit, process, vae.encode(video), caption, generator=generator)[0])
@@ -95,7 +104,7 @@ def training_flops(config, dit, steps):
     """Floating point operations of the transformer's training, counted: forward and backward of one step, x steps."""
     B, F = config.batch, config.frames // TIME
     x = torch.randn(B, config.latent_channels, F, config.height // SPACE, config.width // SPACE, device=DEVICE)
-    with FlopCounterMode(display=False) as counter:
+    with torch.autocast(DEVICE, enabled=False), FlopCounterMode(display=False) as counter:
         dit(x, torch.rand(B, F, device=DEVICE), torch.ones(B, 1, dtype=torch.long, device=DEVICE)).sum().backward()
     return counter.get_total_flops() * steps
 
@@ -119,21 +128,22 @@ def evaluate(name, mark, judge, n=128):
 
 
 def results(study):
-    """Measures what of a study is not yet in data/results/study.csv; returns {(run, step, guidance, metric): cell}."""
-    path = RESULTS / "study.csv"
-    if not path.exists():
-        path.write_text("run,step,guidance,metric,value,low,high\n")
-    done = {tuple(row[:2]) for row in csv.reader(path.open())}
+    """Measures the checkpoints of a study, once each; returns {(run, step, guidance, metric): (value, low, high)}."""
+    judge = Judge(PRESETS["tiny"])
+    real = judge.measure(*real_clips(PRESETS["tiny"], "heldout", 128))
+    cells = {("held out", "", "", metric): cell for metric, cell in real.items()}
     marks = [(name, mark) for name in STUDIES[study] for mark in (MARKS if study == "process" else MARKS[-1:])]
-    marks = [item for item in [("held out", ""), *marks] if tuple(map(str, item)) not in done]
-    judge = Judge(PRESETS["tiny"]) if marks else None
     for name, mark in tqdm(marks, "measuring"):
-        with autocast(DEVICE):
-            lines = [("", *item) for item in judge.measure(*real_clips(PRESETS["tiny"], "heldout", 128)).items()] \
-                if name == "held out" else list(evaluate(name, mark, judge))
-        with path.open("a", newline="") as file:
-            csv.writer(file).writerows([name, mark, *line[:2], *(f"{x:.6g}" for x in line[2])] for line in lines)
-    return {tuple(row[:4]): [float(x) for x in row[4:]] for row in list(csv.reader(path.open()))[1:]}
+        checkpoint, table = OUT / name / f"step{mark}.pt", OUT / name / f"step{mark}.json"
+        if not table.exists() or table.stat().st_mtime < checkpoint.stat().st_mtime:
+            with autocast(DEVICE):
+                table.with_suffix(".tmp").write_text(json.dumps(list(evaluate(name, mark, judge))))
+            table.with_suffix(".tmp").replace(table)
+        cells |= {(name, mark, guidance, metric): cell for guidance, metric, cell in json.loads(table.read_text())}
+    with (RESULTS / f"{study}.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["run", "step", "guidance", "metric", "value", "low", "high"],
+                                    *([*key, *(f"{x:.6g}" for x in cell)] for key, cell in cells.items())])
+    return cells
 
 
 def growth():
