@@ -605,8 +605,7 @@ def test_two_digits_count_as_permanent_only_across_an_overlap():
     """Digits that meet and part count, those that stay apart do not; how far apart they are is seen from the ink."""
     data = MovingMNIST(*load_digits("heldout"), (64, 64), 28, 2, 20)
     path = torch.zeros(3, 20, 2, 2, dtype=torch.long)
-    path[:, :, 0], path[:2, :, 1, 1] = 18, (36 - 2 * torch.arange(20)).clamp(min=0)
-    path[2, :, 1, 1] = 36
+    path[:, :, 0], path[:2, :, 1], path[2, :, 1] = 18, (36 - 2 * torch.arange(20)).clamp(min=0)[:, None], 36
     ink = data.draw(data.images[torch.tensor([[3, 400]] * 3)], path)[:, 0]
     true = (path[:, :, 0] - path[:, :, 1]).float().norm(dim=-1)
     assert (metrics.separation(ink, 28) - true).abs().mean() < 4

@@ -132,7 +132,7 @@ def dit_loss(run, step):
 def fit(run, net, loss_of, steps, peaks):
     """The loop of both stages: loss, backward, clip, rate and step, average, log, save."""
     c, optimizers = run.config, run.optimizers[run.stage]
-    averages, weights = list(run.ema.parameters()), [p.detach() for p in net.parameters()]     # without history
+    averages, present = list(run.ema.parameters()), [p.detach() for p in net.parameters()]     # without history
     bar = tqdm(range(run.step, steps), initial=run.step, total=steps, desc=STAGES[run.stage], mininterval=1)
     clock = time.monotonic() - run.seconds
     for step in bar:
@@ -146,7 +146,7 @@ def fit(run, net, loss_of, steps, peaks):
             optimizer.zero_grad()
         if net is run.dit:
             decay = min(c.ema, (step + 1) / (step + 10))              # a young average forgets faster
-            torch._foreach_lerp_(averages, weights, 1 - decay)
+            torch._foreach_lerp_(averages, present, 1 - decay)
         run.sums.index_add_(1, columns, torch.stack([values * weights, weights]))
         run.sums[:, 3] += torch.stack([norm, torch.ones_like(norm)])
         run.step = step + 1
