@@ -25,7 +25,7 @@ import torch
 import sample
 import sora
 import train
-from data import clips, drift, metrics, score, study
+from data import clips, drift, metrics, plots, score, study
 from data.judge import Judge, real_clips
 from data.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
 from sora import (DDPM, Config, DiT, InputError, SiT, VideoVAE, diffusion_loss, extend, generate,
@@ -881,6 +881,23 @@ def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):
     before = (tmp_path / "one" / "step9.pt").stat().st_mtime_ns
     study.run("one")
     assert (tmp_path / "one" / "step9.pt").stat().st_mtime_ns == before
+
+
+def test_every_study_is_drawn_and_says_its_numbers(tmp_path, monkeypatch, capsys):
+    """From a table in which the loss is a power law: the fitted slope is its exponent."""
+    monkeypatch.setattr(plots, "RESULTS", tmp_path)
+    for name, runs in study.STUDIES.items():
+        shown = ("frechet", "legibility", "nearest", "flicker")
+        cells = {("held out", "", "", metric): (1.0, 0.9, 1.1) for metric in shown}
+        for i, run in enumerate(runs):
+            flops = 1e12 * 2.0 ** i
+            for mark in study.MARKS:
+                cells |= {(run, mark, "", metric): (value,) * 3 for metric, value in dict(
+                    loss=flops ** -0.1, flops=flops, parameters=flops / 1e6, psnr=20 + i, ssim=0.5).items()}
+                cells |= {(run, mark, guidance, metric): (1 + i, 0.5 + i, 2 + i) for guidance in (1.0, 3.0) for metric in shown}
+        plots.draw(name, list(runs), cells, study.MARKS)
+        assert iio.imread(tmp_path / f"{name}.png").std() > 0
+    assert "loss: slope -0.100 +- 0.000" in capsys.readouterr().out
 
 
 def test_fewer_digits_are_the_first_of_each_class(tmp_path):

@@ -62,7 +62,7 @@ def scaling(study, runs, cells, marks):
     figure, axes = panels(2)
     get = lambda run, metric, guidance="": cells[run, marks[-1], guidance, metric][0]
     flops = np.array([get(run, "flops") for run in runs])
-    for axis, metric, guidance in zip(axes, ("loss", "frechet"), ("", 1.0)):
+    for axis, metric, guidance in zip(axes, ("loss", "frechet"), ("", 3.0)):
         values = np.array([get(run, metric, guidance) for run in runs])
         for colour, patch in zip(COLOURS, (1, 2)):
             mine = np.array([run.endswith(f"patch{patch}") for run in runs])
@@ -71,8 +71,8 @@ def scaling(study, runs, cells, marks):
         correlation = np.corrcoef(np.log(flops), np.log(values))[0, 1]
         ends = np.array([flops.min(), flops.max()])
         axis.plot(ends, np.exp(offset) * ends ** slope, ":", color="0.5", label=f"FLOPs^{slope:.3f}")
-        axis.set(xscale="log", yscale="log", xlabel="training FLOPs", title=f"held-out {metric}" if not guidance
-                 else "frechet, no guidance")
+        axis.set(xscale="log", yscale="log", xlabel="training FLOPs",
+                 title="frechet, guidance 3" if guidance else "held-out loss")
         axis.legend(fontsize=7)
         print(f"{metric}: slope {slope:.3f} +- {covariance[0, 0] ** 0.5:.3f}, correlation of the logarithms "
               f"{correlation:.3f}; alone, " + ", ".join(
@@ -87,7 +87,7 @@ def scaling(study, runs, cells, marks):
                   f", between {low:.3f} and {high:.3f} if there were no floor, which there is")
     for run in runs:
         print(f"{run}: {get(run, 'parameters') / 1e6:.2f} M parameters, {get(run, 'flops'):.2e} FLOPs, loss "
-              f"{get(run, 'loss'):.4f}, frechet {get(run, 'frechet', 1.0):.0f}, legibility with guidance 3 "
+              f"{get(run, 'loss'):.4f}, with guidance 3 frechet {get(run, 'frechet', 3.0):.0f}, legibility "
               f"{get(run, 'legibility', 3.0):.3f}")
     save(figure, RESULTS / f"{study}.png")
 

@@ -156,7 +156,7 @@ def growth():
         caption = torch.arange(1, 9, device=DEVICE)[:, None]                                   # 0 to 7
         with autocast(DEVICE):
             rows.append(sample_clips(dit, vae, process, config, caption))
-    write_clip(RESULTS / "scaling.gif", torch.cat(rows), scale=2, columns=8)
+    write_clip(RESULTS / "growth.gif", torch.cat(rows), scale=2, columns=8)
 
 
 def main():
