@@ -43,7 +43,7 @@ STUDIES = {                                                                    #
                        for name, flags in PROCESSES.items() if (name, seed) != ("v", 0)},
     "scaling": {f"width{dim}-patch{patch}": [*SHARED, "--dim", dim, "--heads", max(dim // 32, 1), "--patch", patch]
                 for dim in (24, 48, 96, 192) for patch in (1, 2)} | BASE,
-    "compressor": BASE | {"frame-vae": ["--vae-width", 32], "channels8": ["--latent-channels", 8]},
+    "compressor": BASE | {"frame-vae": ["--vae-width", 32, "--vae-steps", 6000], "channels8": ["--latent-channels", 8]},
     "digits": BASE | {f"digits{n}": ["--mnist", OUT / f"mnist{n}"] for n in (150, 50)}}
 RUNS = {run: flags for study in STUDIES.values() for run, flags in study.items()}
 
