@@ -125,7 +125,7 @@ def main(argv=None):
     window = -(-(args.window or config.frames) // TIME)                        # in latent frames, rounded up
     context = -(-args.context // TIME) if args.context else window // 2
     if not 0 < context < window:
-        raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected {TIME} or more, and less")
+        raise InputError(f"--context {context * TIME}, --window {window * TIME} frames: expected {TIME} up to less")
     sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler, context_noise=args.context_noise,
                     guidance=config.guidance if args.guidance is None else args.guidance)
     with autocast(args.device), Path(args.out).open("w", newline="") as file:
