@@ -63,11 +63,11 @@ class Config:
     digits: int = _opt(1, "digits in a clip")
     digit_size: int = _opt(20, "edge of a digit in pixels")
     # video VAE
-    latent_channels: int = _opt(16, "channels of a latent pixel; 256 x channels / this = compression")
+    latent_channels: int = _opt(8, "channels of a latent pixel; 256 x channels / this = compression")
     vae_width: int = _opt(64, "channels at 1/4 of the resolution, twice as many at 1/8")
     vae_depth: int = _opt(1, "residual blocks a resolution")
     vae_kl: float = _opt(1e-4, "weight of the KL term against the squared error")
-    vae_steps: int = _opt(4000, "training steps of the VAE")
+    vae_steps: int = _opt(5000, "training steps of the VAE")
     vae_batch: int = _opt(8, "clips in a step of the VAE")
     vae_muon: float = _opt(4e-3, "learning rate of the VAE's kernels (Muon; 0: AdamW instead)")
     vae_lr: float = _opt(2e-3, "learning rate of the rest of the VAE (AdamW)")
@@ -96,10 +96,11 @@ class Config:
 
 PRESETS = {
     "tiny": Config(),
-    "small": Config(height=64, width=64, frames=20, digits=2, digit_size=28, vae_steps=8000, vae_batch=4, patch=2,
-                    dim=240, steps=60000),
-    "base": Config(height=128, width=128, frames=32, channels=3, digits=2, digit_size=28, vae_width=192, vae_depth=2,
-                   vae_steps=50000, patch=2, dim=768, depth=12, heads=12, steps=200000, batch=64),
+    "small": Config(height=64, width=64, frames=20, digits=2, digit_size=28, latent_channels=16, vae_steps=8000,
+                    vae_batch=4, patch=2, dim=240, steps=60000),
+    "base": Config(height=128, width=128, frames=32, channels=3, digits=2, digit_size=28, latent_channels=16,
+                   vae_width=192, vae_depth=2, vae_steps=50000, patch=2, dim=768, depth=12, heads=12, batch=64,
+                   steps=200000),
 }
 
 
@@ -548,14 +549,15 @@ def make_process(config, device=None):
 # ------------------------------------------------------------------------------------------------------------------
 
 def draw_known(B, F, generator=None, device=None):
-    """Masks (B,F) of known latent frames to train with: so `generate` has practised text-to-video, extension either way
-    and connecting (known frames in the middle only, it has not).
+    """Masks (B,F) of known latent frames to train with. So `generate` has practised text-to-video, extension either way
+    and connecting; what it has not: only frames in the middle known.
 
-    Five clips in eight: nothing known. The others: some known frames at the start, at the end, or both, never all.
+    Five clips in eight: nothing known. The others: some known frames at the start, at the end, or both (the end may
+    come out empty if the start is long), never all.
     """
     draw = lambda high: torch.randint(high, (B, 1), generator=generator, device=device)
     index, kind = torch.arange(F, device=device), draw(8)                      # 0: start, 1: end, 2: both, else none
-    start = (1 + draw(F - 1)) * ((kind == 0) | (kind == 2))                    # lengths 0..F-1, (B,1)
+    start = (1 + draw(F - 1)) * ((kind == 0) | (kind == 2))                    # (B,1): 1..F-1, or 0 if not wanted
     end = torch.minimum((1 + draw(F - 1)) * ((kind == 1) | (kind == 2)), F - 1 - start)
     return (index < start) | (index >= F - end)                                # (B,F)
 
@@ -598,9 +600,8 @@ def make_optimizers(net, lr_muon, lr):
 
 # ------------------------------------------------------------------------------------------------------------------
 # 8. Sampling. One mask of known latent frames makes text-to-video (nothing known), extension forward and backward (the
-# first or last known), connecting two clips (both ends known): known frames stay at their level, untouched. A strength
-# below 1 edits a clip. Tests: known_frames_come_back_bit_equal, guidance_is_linear_and_acts_on_every_channel,
-# strength_says_how_much_of_a_clip_is_left.
+# first or last known), connecting two clips (both ends known): known frames stay at their level, untouched. Tests:
+# known_frames_come_back_bit_equal, guidance_is_linear_and_acts_on_every_channel, strength_says_how_much_is_left.
 # ------------------------------------------------------------------------------------------------------------------
 
 def guided(model, scale):

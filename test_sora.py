@@ -482,7 +482,7 @@ def test_connecting_fills_the_gap(gap):
 
 
 @pytest.mark.parametrize("process", [DDPM(), SiT()], ids=["ddpm", "sit"])
-def test_strength_says_how_much_of_a_clip_is_left(process):
+def test_strength_says_how_much_is_left(process):
     """At 1 the unknown frames do not matter; the less, the nearer the result is to them (SDEdit)."""
     latent, known = torch.randn(1, 4, 3, 2, 2), torch.tensor([True, False, False])
     words, model = torch.zeros(1, 1).long(), lambda x, t, caption: torch.zeros_like(x)

@@ -53,9 +53,9 @@ def centre_of(ink):
 def motion(video):
     """Of the centre of all ink, a digit's own if there is one: {speed, wobble, turns, flicker}, (B,) each.
 
-    speed: pixels a frame. wobble: how much the speed along an axis changes from frame to frame, whichever way it
-    points, so that a bounce is no wobble; even a straight path has some, because positions are whole pixels. turns:
-    changes of direction a clip. flicker: deviation of the amount of ink over a clip, relative to its mean.
+    speed: pixels a frame. wobble: how much the speed along an axis, averaged over two frames, changes from frame to
+    frame; bounces add to it, and even a straight path has some, because positions are whole pixels. turns: changes of
+    direction a clip. flicker: deviation of the amount of ink over a clip, relative to its mean.
     """
     ink = ink_of(video)
     mass = ink.sum((2, 3)).clamp(min=1e-6)

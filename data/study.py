@@ -5,8 +5,9 @@
     python -m data.study compressor    a 3D against a per-frame VAE, and two sizes of the latent
     python -m data.study digits        450, 150 and 50 different training digits a class
 
-All use the VAE of `python train.py` (out/sora.pt), but for those of the last two studies that need one of their own.
-Checkpoints and their numbers go to out/study (delete it to start over), the table and the plots to data/results.
+All share one VAE with 16 latent channels, which is trained first, but for those of the last two studies that need one
+of their own. (The preset has 8 channels since the third study.) Checkpoints and their numbers go to out/study (delete
+it to start over), the tables and the plots to data/results.
 """
 import argparse
 import csv
@@ -35,7 +36,8 @@ from sora import (PRESETS, SPACE, TIME, InputError, VideoVAE, autocast, diffusio
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OUT, RESULTS = Path("out/study"), Path("data/results")
 MARKS = (150, 300, 600)                                                        # steps at which a run is looked at
-SHARED = ["--vae", "out/sora.pt"]
+VAE = ["--latent-channels", 16, "--vae-steps", 4000]
+SHARED = ["--vae", OUT / "vae" / "sora.pt"]
 PROCESSES = {"v": [], "sit": ["--process", "sit"], "eps": ["--prediction", "eps"], "x0": ["--prediction", "x0"]}
 BASE = {"width192-patch1": SHARED}                                             # the preset tiny; every study has it
 STUDIES = {                                                                    # {study: {run: flags of train.py}}
@@ -43,8 +45,9 @@ STUDIES = {                                                                    #
                        for name, flags in PROCESSES.items() if (name, seed) != ("v", 0)},
     "scaling": {f"width{dim}-patch{patch}": [*SHARED, "--dim", dim, "--heads", max(dim // 32, 1), "--patch", patch]
                 for dim in (24, 48, 96, 192) for patch in (1, 2)} | BASE,
-    "compressor": BASE | {"frame-vae": ["--vae-width", 32, "--vae-steps", 6000], "channels8": ["--latent-channels", 8]},
-    "digits": BASE | {f"digits{n}": ["--mnist", OUT / f"mnist{n}"] for n in (150, 50)}}
+    "compressor": BASE | {"frame-vae": [*VAE, "--vae-width", 32, "--vae-steps", 6000],
+                          "channels8": [*VAE, "--latent-channels", 8]},
+    "digits": BASE | {f"digits{n}": [*VAE, "--mnist", OUT / f"mnist{n}"] for n in (150, 50)}}
 RUNS = {run: flags for study in STUDIES.values() for run, flags in study.items()}
 
 
@@ -66,28 +69,35 @@ def use(name):
     sora.VideoVAE = train.VideoVAE = FrameVAE if name == "frame-vae" else VideoVAE
 
 
+def trained(folder, flags, mark):
+    """Trains a run up to a step of the transformer, from where it is; returns its checkpoint."""
+    saved = folder / "sora.pt"
+    state = load_checkpoint(saved) if saved.exists() else {"stage": 0}
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    if state["stage"] == 0 or state["step"] < mark:
+        flags = ["--resume"] if saved.exists() else flags
+        try:
+            train.main([str(flag) for flag in ("--out", folder, "--until", mark, *flags)])
+        except SystemExit as stop:
+            if stop.code:
+                raise
+        finally:
+            for number, handler in handlers:                                   # train.py had its own
+                signal.signal(number, handler)
+    return saved
+
+
 def run(name):
     """Trains a run up to each of MARKS and keeps the checkpoint of each; what is there already is not made again."""
-    folder = OUT / name
     use(name)
-    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     for mark in MARKS:
-        saved, kept = folder / "sora.pt", folder / f"step{mark}.pt"
-        if kept.exists():
-            continue
-        state = load_checkpoint(saved) if saved.exists() else {"stage": 0}
-        if (state["stage"], state.get("step")) != (1, mark):                   # else: stopped before it was copied
-            flags = ["--resume"] if saved.exists() else ["--steps", MARKS[-1], *RUNS[name]]
-            try:
-                train.main([str(flag) for flag in ("--out", folder, "--until", mark, *flags)])
-            except SystemExit as stop:
-                if stop.code:
-                    raise
-            finally:
-                for number, handler in handlers:                               # train.py had its own
-                    signal.signal(number, handler)
-        shutil.copy(saved, folder / "copy.tmp")
-        (folder / "copy.tmp").replace(kept)
+        kept = OUT / name / f"step{mark}.pt"
+        if not kept.exists():
+            saved = trained(OUT / name, ["--steps", MARKS[-1], *RUNS[name]], mark)
+            if (step := load_checkpoint(saved)["step"]) != mark:
+                raise InputError(f"{saved}: at step {step}, past {mark}; delete {saved.parent} to train it again")
+            shutil.copy(saved, kept.with_suffix(".tmp"))
+            kept.with_suffix(".tmp").replace(kept)
 
 
 @torch.no_grad()
@@ -164,12 +174,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
     study = parser.parse_args().study
-    if not Path("out/sora.pt").exists():
-        raise InputError("no out/sora.pt, whose VAE the runs share; make it with `python train.py`")
     plots.need_matplotlib()
     tune_cpu()
     for per_class in (150, 50):
         few_digits(OUT / f"mnist{per_class}", per_class)
+    use("")
+    trained(OUT / "vae", VAE, mark=1)
     for name in STUDIES[study]:
         run(name)
     plots.draw(study, list(STUDIES[study]), results(study), MARKS)
