@@ -14,13 +14,13 @@ Writes .gif, .mp4 or .npy by the name's ending, and a contact sheet .png beside 
 """
 import argparse
 import math
-import sys
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from data import clips, score
+from data.cli import run_script
 from sora import SPACE, TIME, InputError, autocast, check_device, connect, extend, load_models, take, tune_cpu
 
 
@@ -213,8 +213,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"sample.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -894,7 +894,8 @@ def test_every_study_is_drawn_and_says_its_numbers(tmp_path, monkeypatch, capsys
             for mark in study.MARKS:
                 cells |= {(run, mark, "", metric): (value,) * 3 for metric, value in dict(
                     loss=flops ** -0.1, flops=flops, parameters=flops / 1e6, psnr=20 + i, ssim=0.5).items()}
-                cells |= {(run, mark, guidance, metric): (1 + i, 0.5 + i, 2 + i) for guidance in (1.0, 3.0) for metric in shown}
+                cells |= {(run, mark, guidance, metric): (1 + i, 0.5 + i, 2 + i)
+                          for guidance in (1.0, 3.0) for metric in shown}
         plots.draw(name, list(runs), cells, study.MARKS)
         assert iio.imread(tmp_path / f"{name}.png").std() > 0
     assert "loss: slope -0.100 +- 0.000" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from numpy.random import SeedSequence
 from tqdm import tqdm
 
 from data import clips, score
+from data.cli import run_script
 from data.moving_mnist import MovingMNIST, load_digits
 from sora import (PRESETS, Config, DiT, InputError, VideoVAE, autocast, check, check_device, diffusion_loss,
                   load_checkpoint, load_weights, make_optimizers, make_process, read_config, save_checkpoint, tune_cpu)
@@ -194,6 +195,7 @@ def main(argv=None):
     tune_cpu()
     run = start(parse(argv))
     c = run.config
+
     def stop(number, _):
         run.stop = True                                                        # finishes the step in hand, then saves
         signal.signal(number, signal.SIG_DFL)                                  # asked twice: at once
@@ -213,8 +215,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

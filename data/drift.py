@@ -11,7 +11,6 @@ them; there `own` compares two clips of one digit, `other` two digits of one cla
 """
 import argparse
 import csv
-import sys
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from data import plots
+from data.cli import run_script
 from data.clips import make_folder
 from data.metrics import distance, interval
 from data.judge import READABLE, Judge, real_clips
@@ -142,8 +142,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"drift.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

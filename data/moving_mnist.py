@@ -152,7 +152,7 @@ class MovingMNIST:
 
 def main():
     """Writes clips to a file."""
-    from data.clips import write_clip                                          # needs imageio; the generator does not
+    from data.clips import check_writable, write_clip                          # needs imageio; the generator does not
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", help="file to write, .npy, .gif or .mp4")
     for name, default in dict(n=1, seed=0, size=32, digit_size=20, digits=1, frames=16, scale=1).items():
@@ -160,6 +160,7 @@ def main():
     parser.add_argument("--rule", default="official", choices=RULES)
     parser.add_argument("--split", default="heldout", choices=tuple(IDX_FILES))
     args = parser.parse_args()
+    check_writable(args.out)
     data = MovingMNIST(*load_digits(args.split), (args.size, args.size), args.digit_size, args.digits, args.frames,
                        args.rule)
     video, caption = data.clips(args.n, torch.Generator().manual_seed(args.seed))
@@ -168,4 +169,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    from data.cli import run_script
+    run_script(main)

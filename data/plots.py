@@ -28,6 +28,7 @@ def panels(n):
 
 
 def save(figure, path):
+    """Writes a figure and says so."""
     figure.savefig(path, dpi=100)
     print(f"wrote {path}")
 

@@ -14,7 +14,6 @@ import csv
 import json
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from tqdm import tqdm
 import sora
 import train
 from data import plots
+from data.cli import run_script
 from data.clips import write_clip
 from data.frame_vae import FrameVAE
 from data.judge import Judge, real_clips
@@ -188,8 +188,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"data/study.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)
