@@ -41,7 +41,7 @@ def parse(argv=None):
     task.add_argument("--edit", metavar="CLIP", help="noise this clip up to --strength and denoise it to the prompt")
     task.add_argument("--score", action="store_true", help="measure the checkpoint with --n clips of each kind (256), "
         "write a .score.json beside it; obeys --seed, --steps, --guidance, --sampler, --context-noise, --device")
-    add("--strength", type=float, help="of --edit: 0 leaves the clip, 1 leaves nothing of it (0.6)")
+    add("--strength", type=float, help="of --edit: near 0 leaves the clip, 1 leaves nothing of it (0.6)")
     add("--frames", type=int, help="frames in all (left out: as in training; 64 more than the clip to extend; those of"
         " the clip to edit; with --connect as many between as fit into one window)")
     add("--size", metavar="HxW", help="size in pixels (left out: as in training, or that of the clip)")

@@ -113,8 +113,8 @@ def check(config):
         if item.type is not str and not least <= value <= most:
             raise InputError(f"{item.name} {value}: expected {least} {'or more' if most == math.inf else f'to {most}'}")
     grid = SPACE * config.patch
-    why = f"{SPACE} for the VAE x {config.patch} for the patch"
-    for name, step, why in (("height", grid, why), ("width", grid, why), ("frames", TIME, "frames in a latent frame"),
+    edge = f"{SPACE} for the VAE x {config.patch} for the patch"
+    for name, step, why in (("height", grid, edge), ("width", grid, edge), ("frames", TIME, "frames in a latent frame"),
                             ("dim", 2 * config.heads, "2 x heads")):
         if getattr(config, name) % step:
             raise InputError(f"{name} {getattr(config, name)} is not a multiple of {step} ({why})")
