@@ -20,8 +20,8 @@ import torch
 from tqdm import tqdm
 
 from data import clips, score
-from data.cli import run_script
-from sora import SPACE, TIME, InputError, autocast, check_device, connect, extend, load_models, take, tune_cpu
+from data.cli import autocast, check_device, load_models, run_script, tune_cpu
+from sora import SPACE, TIME, InputError, connect, extend, take
 
 
 def parse(argv=None):
@@ -54,6 +54,8 @@ def parse(argv=None):
     add("--window", type=int, help="video frames sampled jointly, rounded up to 4 (left out: as in training)")
     add("--context", type=int, help="video frames of the past that a window sees, rounded up to 4 (half of the window)")
     add("--context-noise", type=float, default=0.0, help="deviation of noise added to the context, 0 to 1 (0)")
+    add("--anchor", action=argparse.BooleanOptionalAction, default=True, help="windows keep the first 4 frames (yes)")
+    add("--history-guidance", type=float, default=1.0, help="guidance scale of the known frames, 1 is none (1)")
     add("--fps", type=float, default=12, help="frames a second of the file (12)")
     add("--scale", type=int, default=1, help="enlarge every pixel to SCALE x SCALE (1)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cpu or mps")
@@ -80,7 +82,9 @@ def check_flags(args):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name} {value}: expected more than 0")
-    for name, fine, expected in (("guidance", math.isfinite(args.guidance or 0), "a number, 1 for none"),
+    number = lambda value: math.isfinite(value or 0)
+    for name, fine, expected in (("guidance", number(args.guidance), "a number, 1 for none"),
+                                 ("history_guidance", number(args.history_guidance), "a number, 1 for none"),
                                  ("seed", 0 <= args.seed < 2 ** 63, "0 to 2^63 - 1"),
                                  ("context_noise", 0 <= args.context_noise < 1, "0 to less than 1"),
                                  ("strength", args.strength is None or 0 < args.strength <= 1, "up to 1, not 0"),
@@ -123,10 +127,11 @@ def plan(args, config, given, window, context):
 
 def pieces(args, models, nothing, given, total, caption, window, context, sampling):
     """Yields the video's latent frames in the order of time, and with those of a given clip the clip (else None)."""
-    _, vae, dit, process, _ = models
+    config, vae, dit, process, _ = models
+    anchor = config.reach // TIME if args.anchor else 0
     known = [vae.encode(clip).expand(len(caption), -1, -1, -1, -1) for clip in given]
     back, gap = window - 2 * max(context // 2, 1), total - sum(latent.shape[2] for latent in known)
-    slide = lambda past, **more: extend(dit, process, past, caption, window, context, **more, **sampling)
+    slide = lambda past, **more: extend(dit, process, past, caption, window, context, anchor, **more, **sampling)
     between = lambda a, b, frames: connect(dit, process, a, b, frames, caption, window, context, **sampling)
     if args.extend_backward:
         yield torch.cat(take(slide(known[0], backward=True), gap)[::-1], dim=2)[:, :, -gap:], None
@@ -175,15 +180,16 @@ def main(argv=None):
         raise InputError(f"--sampler {args.sampler}: this checkpoint's process is {config.process}, expected one of "
                          f"{', '.join(process.samplers)}")
     sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler, context_noise=args.context_noise,
-                    guidance=config.guidance if args.guidance is None else args.guidance)
+                    guidance=config.guidance if args.guidance is None else args.guidance,
+                    history_guidance=args.history_guidance)
     if args.score:
         with autocast(args.device):
             return score.score(config, vae, dit, process, Path(args.ckpt).with_suffix(".score.json"), args.n or 256,
                                args.seed, **sampling)
     caption = word_ids(args.prompt, words, args.n or 1, args.device)
     if not args.prompt:
-        sampling["guidance"] = 1.0                                             # there is no caption to guide towards
-    elif caption.shape[1] != config.digits:
+        sampling["guidance"] = args.history_guidance                           # there is no caption to guide towards
+    elif not config.data and caption.shape[1] != config.digits:
         print(f"note: the captions of this model's training clips have {config.digits} words, yours {caption.shape[1]}")
     window = -(-(args.window or config.frames) // TIME)                        # in latent frames, rounded up
     context = -(-args.context // TIME) if args.context else window // 2

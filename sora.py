@@ -12,8 +12,7 @@
 One letter an axis:
     B batch      c video channels, C latent channels    T video frames, F latent frames    H,W pixels, h,w latent pixels
     p patch size    L tokens of a sequence    D width of the transformer    words: word ids of a caption, padded with 0
-    R rows of a sequence: a row is one latent frame of one clip, the tokens that share a noise level and a caption;
-      R = F unless several clips are packed into the sequence
+    R rows: a row is one latent frame of one clip, the tokens that share a noise level and a caption
     t noise level, s the next lower, N the last: in the units of the process; the network is told t / N, in [0,1]
 
 Papers: VAE (Kingma & Welling 2013), Transformer (Vaswani et al. 2017), DDPM (Ho et al. 2020), DDIM (Song et al. 2020),
@@ -24,11 +23,9 @@ diffusion (Rombach et al. 2022), v-prediction (Salimans & Ho 2022), DiT (Peebles
 
 In a hurry? Read sections 4 (the transformer), 5 (diffusion) and 8 (`generate`).
 """
-import ctypes
 import math
 import os
-import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -58,6 +55,11 @@ class Config:
     width: int = _opt(32, "canvas width in pixels, a multiple of 8 x patch")
     frames: int = _opt(16, "video frames in a training clip, a multiple of 4, at least 8")
     channels: int = _opt(1, "1 grey, 3 RGB")
+    shapes: str = _opt("", "FRAMESxHEIGHTxWIDTH:CLIPS ..., 1 frame an image: what a step packs instead of batch clips")
+    data: str = _opt("", "folder of clips to train on (see data/loader.py); left out: moving MNIST")
+    heldout: str = _opt("", "hold out the clips whose names contain one of these words; left out: every tenth")
+    stride: int = _opt(1, "keep every stride-th frame of the clips in the folder")
+    cache: str = _opt("", "folder to keep decoded clips in (left out: .cache in the folder of clips)")
     mnist: str = _opt("", "folder of the four MNIST idx files to use instead of the 5,000 digits shipped")
     rule: str = _opt("official", "motion of the digits: official (straight lines, mirrored) or stochastic")
     digits: int = _opt(1, "digits in a clip")
@@ -76,12 +78,18 @@ class Config:
     dim: int = _opt(192, "width of the transformer")
     depth: int = _opt(6, "blocks")
     heads: int = _opt(6, "attention heads; dim / heads is even and at least 8")
+    known: float = _opt(0.5, "share of clips trained with some of their latent frames known")
+    anchors: float = _opt(0.5, "share of known first and last latent frames that come from earlier or later")
+    reach: int = _opt(48, "how much earlier or later at most, in video frames, a multiple of 4")
+    stills: float = _opt(0.5, "share of other known first latent frames that are a still")
+    forcing: float = _opt(0.25, "share of clips whose known latent frames have noise levels of their own")
     steps: int = _opt(2600, "training steps of the transformer")
     batch: int = _opt(32, "clips in a step of the transformer")
     muon: float = _opt(1e-2, "learning rate of the matrices inside the blocks (Muon; 0: AdamW instead)")
     lr: float = _opt(2e-3, "learning rate of everything else (AdamW)")
     ema: float = _opt(0.995, "decay a step of the averaged weights that sampling uses")
     caption_drop: float = _opt(0.1, "share of clips trained without their caption, for guidance")
+    caption_drop_known: float = _opt(0.5, "the same for clips with known frames, which say what the caption says")
     # diffusion
     process: str = _opt("ddpm", "ddpm or sit")
     prediction: str = _opt("v", "what the network predicts under ddpm: v, eps or x0 (sit: always its velocity)")
@@ -102,29 +110,6 @@ PRESETS = {
                    vae_width=192, vae_depth=2, vae_steps=50000, patch=2, dim=768, depth=12, heads=12, batch=64,
                    steps=200000),
 }
-
-
-def check(config):
-    """Raises InputError at the first value that cannot work, naming the numbers."""
-    for item in fields(config):
-        value = getattr(config, item.name)
-        least = {"frames": 8, "seed": 0}.get(item.name, 1 if item.type is int else 0)  # counts from 1, rates from 0
-        most = {"caption_drop": 1, "ema": 1, "seed": 2 ** 63 - 1}.get(item.name, math.inf)
-        if item.type is not str and not least <= value <= most:
-            raise InputError(f"{item.name} {value}: expected {least} {'or more' if most == math.inf else f'to {most}'}")
-    grid = SPACE * config.patch
-    edge = f"{SPACE} for the VAE x {config.patch} for the patch"
-    for name, step, why in (("height", grid, edge), ("width", grid, edge), ("frames", TIME, "frames in a latent frame"),
-                            ("dim", 2 * config.heads, "2 x heads")):
-        if getattr(config, name) % step:
-            raise InputError(f"{name} {getattr(config, name)} is not a multiple of {step} ({why})")
-    if config.dim < 8 * config.heads:
-        raise InputError(f"dim {config.dim} with {config.heads} heads: expected at least 8 a head, RoPE has three axes")
-    for name, known in (("process", ("ddpm", "sit")), ("prediction", ("v", "eps", "x0")), ("channels", (1, 3)),
-                        ("rule", ("official", "stochastic"))):
-        if getattr(config, name) not in known:
-            raise InputError(f"{name} {getattr(config, name)!r}: expected one of {', '.join(map(str, known))}")
-    return config
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -299,11 +284,11 @@ def rope_angles(coords, head_dim):
 
 
 def rotate(x, cos, sin):
-    """Turns the pairs (i, i + head_dim/2) of x (B,heads,L,head_dim) by their angles (RoPE, eq. 34, in halves).
+    """Turns the pairs (i, i + head_dim/2) of x (...,L,heads,head_dim) by their angles (RoPE, eq. 34, in halves).
 
     The product of a turned query and a turned key then depends on the difference of their coordinates only.
     """
-    a, b = x.chunk(2, dim=-1)                                                  # (B,heads,L,head_dim/2) each
+    a, b = x.chunk(2, dim=-1)                                                  # (L,heads,head_dim/2) each
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
@@ -329,21 +314,26 @@ class DiTBlock(nn.Module):
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
-    def forward(self, x, condition, flat_row, rope, mask=None):
-        """x (B,L,D); condition (B·R,D); flat_row (B·L,): which of them; rope: cosines and sines that broadcast to
-        (B,heads,L,head_dim/2); mask (B,1,L,L), True: may look."""
-        per_row = self.modulation(nnf.silu(condition))                                    # (B·R,6D)
-        shift1, scale1, gate1, shift2, scale2, gate2 = (
-            per_row.index_select(0, flat_row).view(*x.shape[:2], -1).chunk(6, dim=-1))         # (B,L,D) each
-        x = x + gate1 * self.attend(norm(x) * (1 + scale1) + shift1, rope, mask)
+    def forward(self, x, condition, row, rope, sizes):
+        """x (L,D); condition (R,D); row (L,): which of them; rope: cosines and sines (L,1,head_dim/2); sizes: of the
+        clips, see `DiT.forward_tokens`."""
+        per_row = self.modulation(nnf.silu(condition))                                    # (R,6D)
+        shift1, scale1, gate1, shift2, scale2, gate2 = per_row.index_select(0, row).chunk(6, dim=-1)    # (L,D) each
+        x = x + gate1 * self.attend(norm(x) * (1 + scale1) + shift1, rope, sizes)
         return x + gate2 * self.down(nnf.gelu(self.up(norm(x) * (1 + scale2) + shift2)))
 
-    def attend(self, x, rope, mask):
-        """Multi-head self-attention where `mask` allows it; queries and keys normalised (as in ViT-22B) and turned."""
-        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # 3 x (B,heads,L,head_dim)
+    def attend(self, x, rope, sizes):
+        """Multi-head self-attention among the tokens of each clip; queries and keys normalised (as in ViT-22B), turned.
+
+        Clips of the same size go through it together. It is what a mask would do, without its L x L entries.
+        """
+        q, k, v = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)                   # (L,heads,head_dim) each
         q, k = rotate(norm(q), *rope), rotate(norm(k), *rope)
-        y = nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(y.transpose(1, 2).flatten(2))                                     # (B,L,D)
+        seen, lengths = [], [n * l for n, l in sizes]
+        for (n, l), *group in zip(sizes, q.split(lengths), k.split(lengths), v.split(lengths)):
+            group = [part.view(n, l, self.heads, -1).transpose(1, 2) for part in group]   # (n,heads,l,head_dim) each
+            seen.append(nnf.scaled_dot_product_attention(*group).transpose(1, 2).reshape(n * l, -1))
+        return self.out(torch.cat(seen))                                                  # (L,D)
 
 
 class DiT(nn.Module):
@@ -373,42 +363,54 @@ class DiT(nn.Module):
         for module in (self.modulation, self.head, *(block.modulation for block in self.blocks)):
             nn.init.zeros_(module.weight)                    # adaLN-Zero: blocks start as identities, the net says 0
 
-    def forward(self, x, t, caption):
-        """A grid of tokens: x (B,C,F,h,w), t (B,F) in [0,1], caption (B,words) -> (B,C,F,h,w).
+    def forward(self, x, t, caption, times=None):
+        """Noisy latents x (B,C,F,h,w), levels t (B,F) in [0,1], caption (B,words) -> predictions (B,C,F,h,w).
 
         A caption is a bag of words, their numbers from 1 and 0 for none; "3 7" and "7 3" are the same.
+        times (B,F): where in time each latent frame stands; None: one after the other.
         """
-        B, _, F, h, w = x.shape
-        tokens = patchify(x, self.p)
-        coords = grid_coords(F, h // self.p, w // self.p, x.device)
-        row = coords[:, 0].long().expand(B, -1)                                           # (B,L): its latent frame
-        out = self.forward_tokens(tokens, coords, row, t, caption[:, None].expand(-1, F, -1))
-        return unpatchify(out, self.p, F, h, w)
+        return self.packed([(x, t, caption, times)])[0]
 
-    def forward_tokens(self, tokens, coords, row, t, caption, clip=None):
-        """The core. Tokens in any number and order -> a prediction for each, in the same order, (B,L,C·p·p).
+    def packed(self, groups):
+        """Clips of several shapes, one behind the other in one sequence (Patch n' Pack, NaViT section 2.1): a list of
+        (x, t, caption, times), each as in `forward`, with its own B and shape -> a list of predictions."""
+        tokens, coords, row, levels, words, sizes, R = [], [], [], [], [], [], 0
+        for x, t, caption, times in groups:
+            B, _, F, h, w = x.shape
+            grid = grid_coords(F, h // self.p, w // self.p, x.device).repeat(B, 1, 1)     # (B,l,5)
+            frame = grid[:, :, 0].long()                                                  # (B,l): its latent frame
+            row.append((frame + F * torch.arange(B, device=x.device)[:, None] + R).flatten())
+            if times is not None:
+                grid[:, :, 0] = times.to(grid).gather(1, frame)
+            tokens.append(patchify(x, self.p).flatten(0, 1))                              # (B·l,C·p·p)
+            coords.append(grid.flatten(0, 1))
+            levels.append(t.flatten())                                                    # (B·F,)
+            words.append(nnf.pad(caption, (0, max(g[2].shape[1] for g in groups) - caption.shape[1]))
+                         .repeat_interleave(F, dim=0))                                    # (B·F,words)
+            sizes.append(frame.shape)
+            R += B * F
+        out = self.forward_tokens(*map(torch.cat, (tokens, coords, row, levels, words)), sizes)
+        parts = out.split([B * l for B, l in sizes])
+        return [unpatchify(part.view(B, l, -1), self.p, *x.shape[2:]) for part, (B, l), (x, *_) in
+                zip(parts, sizes, groups)]
 
-        tokens (B,L,C·p·p); coords (B,L,5) or (L,5): f, y, x, canvas h, w in patches; row (B,L): which row of the
-        sequence a token belongs to; t (B,R) in [0,1] and caption (B,R,words) of each row; clip (B,L): tokens of the
-        same clip see each other, so that several clips can be packed into a sequence (NaViT; so far only the tests do);
-        None: one clip a sequence.
+    def forward_tokens(self, tokens, coords, row, t, caption, sizes):
+        """The core. Tokens in any number and order -> a prediction for each, in the same order, (L,C·p·p).
+
+        tokens (L,C·p·p); coords (L,5): f, y, x, canvas h, w in patches; row (L,): which latent frame of which clip a
+        token belongs to; t (R,) in [0,1] and caption (R,words) of each row; sizes: a list of (n, l), first come n clips
+        of l tokens each, and so on; tokens of the same clip see each other.
         """
-        B, L, _ = tokens.shape
-        R = t.shape[1]
         f, y, x, h, w = coords.unbind(-1)
         walls = torch.stack([y, h - 1 - y, x, w - 1 - x], dim=-1)  # RoPE is relative, but where things bounce is not
-        walls = sinusoid(walls, 16, max_period=100).flatten(-2)                           # (L,64) or (B,L,64)
-        z = self.embed_token(tokens) + self.embed_walls(walls)                            # (B,L,D)
+        z = self.embed_token(tokens) + self.embed_walls(sinusoid(walls, 16, max_period=100).flatten(-2))  # (L,D)
         level = sinusoid(1000 * t, 256, max_period=10000)  # in [0,1] these waves would be flat: DiT's t goes to 1000
-        condition = self.embed_level(level) + self.embed_word(caption).sum(2)             # (B,R,D)
-        condition = condition.flatten(0, 1)                                               # (B·R,D)
-        flat_row = (row + R * torch.arange(B, device=row.device)[:, None]).flatten()      # (B·L,): among all B·R rows
-        rope = [part.to(z.dtype).unsqueeze(-3)  # or bfloat16 queries and keys would come out as float32
-                for part in rope_angles(coords, z.shape[-1] // self.heads)]
-        mask = None if clip is None else (clip[:, None, :, None] == clip[:, None, None, :])  # (B,1,L,L)
+        condition = self.embed_level(level) + self.embed_word(caption).sum(1)             # (R,D)
+        rope = [part.to(z.dtype)[:, None]  # or bfloat16 queries and keys would come out as float32
+                for part in rope_angles(coords, z.shape[-1] // self.heads)]               # (L,1,head_dim/2) each
         for block in self.blocks:
-            z = block(z, condition, flat_row, rope, mask)
-        shift, scale = self.modulation(nnf.silu(condition)).index_select(0, flat_row).view(B, L, -1).chunk(2, dim=-1)
+            z = block(z, condition, row, rope, sizes)
+        shift, scale = self.modulation(nnf.silu(condition)).index_select(0, row).chunk(2, dim=-1)
         return self.head(norm(z) * (1 + scale) + shift).float()
 
 
@@ -548,38 +550,62 @@ def make_process(config, device=None):
 # Tests: loss_ignores_known_frames, one_batch_can_be_overfitted.
 # ------------------------------------------------------------------------------------------------------------------
 
-def draw_known(B, F, generator=None, device=None):
-    """Masks (B,F) of known latent frames to train with. So `generate` has practised text-to-video, extension either way
-    and connecting; what it has not: only frames in the middle known.
+def draw_windows(config, B, F, generator=None):
+    """What B training clips of F latent frames are, so that the model has practised every use of sections 8 and 9.
 
-    Five clips in eight: nothing known. The others: some known frames at the start, at the end, or both (the end may
-    come out empty if the start is long), never all.
+    In a share `config.known` some latent frames are known: at the start, at the end, or at both (the end may come out
+    empty if the start is long), never all. A known first or last one may be an anchor, from up to `config.reach` video
+    frames before or after its place. A known first one that is no anchor may be a still: the video frame before the
+    second latent frame, four times. A single latent frame is always a still: an image.
+    Returns, on the CPU, (known (B,F) bool, times (B,F): where in time each latent frame stands, usually 0..F-1,
+    frames (B,4F): the video frames that they are made of, counted like times but in video frames).
     """
-    draw = lambda high: torch.randint(high, (B, 1), generator=generator, device=device)
-    index, kind = torch.arange(F, device=device), draw(8)                      # 0: start, 1: end, 2: both, else none
-    start = (1 + draw(F - 1)) * ((kind == 0) | (kind == 2))                    # (B,1): 1..F-1, or 0 if not wanted
-    end = torch.minimum((1 + draw(F - 1)) * ((kind == 1) | (kind == 2)), F - 1 - start)
-    return (index < start) | (index >= F - end)                                # (B,F)
+    draw = lambda low, high: torch.randint(low, high, (B, 1), generator=generator)
+    chance = lambda share: torch.rand(B, 1, generator=generator) < share
+    index, kind, any_known = torch.arange(F), draw(0, 3), chance(config.known)     # kind 0: start, 1: end, 2: both
+    some = lambda: draw(1, F) if F > 1 else 0
+    start = some() * (any_known & (kind != 1))                                 # (B,1): 1..F-1, or 0 if not wanted
+    end = torch.minimum(some() * (any_known & (kind != 0)), F - 1 - start)
+    known = (index < start) | (index >= F - end)                               # (B,F)
+    reach = config.reach // TIME
+    anchor = known & chance(config.anchors if reach else 0)
+    gap = draw(1, max(reach, 1) + 1)
+    times = index - gap * (anchor & (index == 0)) + gap * (anchor & (index == F - 1))
+    frames = TIME * times[..., None] + torch.arange(TIME)                      # (B,F,4)
+    still = (known & ~anchor & chance(config.stills))[:, 0] | (F == 1)         # (B,)
+    frames[still, 0] = frames[still, 0, -1:]
+    return known, times, frames.flatten(1)
 
 
-def diffusion_loss(model, process, x0, caption, caption_drop=0.0, generator=None):
-    """Squared error of the network's prediction, averaged over the unknown latent frames.
+def diffusion_loss(model, process, config, groups, generator=None):
+    """Squared error of the network's predictions, averaged over the tokens of unknown frames, of all clips alike.
 
-    x0 (B,C,F,h,w) clean normalised latents, caption (B,words) ids. All unknown frames of a clip share one level; the
-    known ones are clean in half of the clips and carry noise of deviation up to 0.3 in the other half.
-    Returns (loss, error (B,F), t (B,F) in [0,1], set to 0 where the frame is known so that a log by level can skip it).
+    model: `DiT.packed`, or a function like it; groups: a list of (x0 (B,C,F,h,w) clean normalised latents, caption
+    (B,words) ids, known (B,F), times (B,F)), the last two as `draw_windows` draws them; times may be None.
+    All unknown frames of a clip share one level. The known ones, in a share `config.forcing`, have levels of their own,
+    any (as in diffusion forcing); of the other clips they are clean in half, and share a noise of deviation up to 0.3
+    in half. Captions are dropped, for guidance.
+    Returns (loss, error (R,), t (R,) in [0,1], set to 0 where a frame is known so that a log by level can skip it).
     """
-    B, _, F, _, _ = x0.shape
-    if caption_drop:  # a share of clips goes without, for classifier-free guidance
-        dropped = torch.rand(B, 1, generator=generator, device=x0.device) < caption_drop
-        caption = caption.masked_fill(dropped, 0)
-    known = draw_known(B, F, generator, x0.device)
-    context = process.level_of((torch.rand(B, 1, generator=generator, device=x0.device) - 0.5).clamp(min=0) * 0.6)
-    t = torch.where(known, context, process.draw_levels((B, 1), generator, x0.device))    # (B,F)
-    eps = torch.randn(x0.shape, generator=generator, device=x0.device)
-    out = model(process.q_sample(x0, t, eps), t / process.N, caption)
-    error = (out - process.target(x0, eps, t)).square().mean(dim=(1, 3, 4))    # (B,F)
-    return (error * ~known).sum() / (~known).sum(), error.detach(), t.masked_fill(known, 0) / process.N
+    noisy, targets, weights, levels = [], [], [], []
+    for x0, caption, known, times in groups:
+        B, _, F, h, w = x0.shape
+        uniform = lambda *shape: torch.rand(shape, generator=generator, device=x0.device)
+        draw_levels = lambda *shape: process.draw_levels(shape, generator, x0.device)
+        drop = torch.where(known.any(1, keepdim=True), config.caption_drop_known, config.caption_drop)
+        caption = caption.masked_fill(uniform(B, 1) < drop, 0)
+        context = process.level_of(0.6 * (uniform(B, 1) - 0.5).clamp(min=0))   # (B,1)
+        context = torch.where(uniform(B, 1) < config.forcing, draw_levels(B, F), context)
+        t = torch.where(known, context, draw_levels(B, 1))                     # (B,F)
+        eps = torch.randn(x0.shape, generator=generator, device=x0.device)
+        noisy.append((process.q_sample(x0, t, eps), t / process.N, caption, times))
+        targets.append(process.target(x0, eps, t))
+        weights.append(~known.flatten() * (h * w))
+        levels.append(t.masked_fill(known, 0).flatten() / process.N)
+    error = torch.cat([(out - target).square().mean(dim=(1, 3, 4)).flatten()
+                       for out, target in zip(model(noisy), targets)])         # (R,)
+    weights = torch.cat(weights)
+    return (error * weights).sum() / weights.sum(), error.detach(), torch.cat(levels)
 
 
 def make_optimizers(net, lr_muon, lr):
@@ -604,29 +630,34 @@ def make_optimizers(net, lr_muon, lr):
 # known_frames_come_back_bit_equal, guidance_is_linear_and_acts_on_every_channel, strength_says_how_much_is_left.
 # ------------------------------------------------------------------------------------------------------------------
 
-def guided(model, scale):
-    """The model with classifier-free guidance: away from what it says without a caption (Ho & Salimans, eq. 6).
+def guided(model, known, noise, scale, history):
+    """The model with guidance: away from what it says without a caption, and without the known frames.
 
-    scale 1 is the plain model; here scale = 1 + w of the paper. The paper guides eps; v, x0 and the velocity are linear
-    in eps at a given x_t, so guiding them is the same. All channels are guided: each is as much data as the others.
+        out = scale * model(history, caption) + (history - scale) * model(history) + (1 - history) * model()
+
+    With history = 1 this is classifier-free guidance (Ho & Salimans, eq. 6; scale is 1 + their w). The paper guides
+    eps; v, x0 and the velocity are linear in eps at a given x_t, so guiding them is the same. All channels are guided.
+    With scale = history, known frames and caption are guided as one; if there is no caption, that is the history
+    guidance of Song et al. 2025. model() sees `noise` at the last level, t = 1, in the place of the known frames.
     """
-    if scale == 1:
-        return model
-
     def with_guidance(x, t, caption):
-        both = model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([caption, torch.zeros_like(caption)]))
-        with_caption, without = both.chunk(2)
-        return without + scale * (with_caption - without)
+        nothing = torch.zeros_like(caption)
+        blank = torch.where(per_frame(known, x), noise, x), t.masked_fill(known, 1), nothing
+        terms = (scale, (x, t, caption)), (history - scale, (x, t, nothing)), (1 - history, blank)
+        weights, inputs = zip(*[term for term in terms if term[0]])            # those with weight 0 need no computing
+        outputs = model(*map(torch.cat, zip(*inputs))).chunk(len(weights))
+        return sum(weight * out for weight, out in zip(weights, outputs))
     return with_guidance
 
 
 @torch.no_grad()
-def generate(model, process, latent, known, caption, steps=50, guidance=1.0, sampler=None, context_noise=0.0,
-             strength=1.0, generator=None):
+def generate(model, process, latent, known, caption, times=None, steps=50, guidance=1.0, history_guidance=1.0,
+             sampler=None, context_noise=0.0, strength=1.0, generator=None):
     """Fills in the unknown latent frames, all of them jointly. Known frames come back bit for bit.
 
-    model(x, t, caption): a DiT, or any function like it; latent (B,C,F,h,w); known (F,) or (B,F), True: given;
-    caption (B,words) ids; sampler: one of process.samplers, None for the first;
+    model(x, t, caption[, times]): a DiT, or any function like it; latent (B,C,F,h,w); known (F,) or (B,F), True: given;
+    caption (B,words) ids; times (F,): where in time they stand, None: one after the other;
+    sampler: one of process.samplers, None for the first; guidance, history_guidance: see `guided`, 1 is none;
     context_noise: while sampling, bring the known frames to the level whose noise has this deviation, and tell the
     model so: it then does not rely on their last detail (GameNGen, section 3.2.1; trained for up to 0.3);
     strength in (0,1]: start from the unknown frames of `latent`, noised to this share of N, instead of from noise
@@ -639,9 +670,11 @@ def generate(model, process, latent, known, caption, steps=50, guidance=1.0, sam
     noise = torch.randn(latent.shape, generator=generator, device=latent.device)
     x = noise if strength == 1 else process.q_sample(latent, levels[:1].expand_as(known), noise)
     x = torch.where(per_frame(known, latent), process.q_sample(latent, known_level, noise), x)
-    model, step = guided(model, guidance), getattr(process, sampler or process.samplers[0])
+    in_time = model if times is None else lambda x, t, caption: model(x, t, caption, times.expand(t.shape))
+    led = guided(in_time, known, noise, guidance, history_guidance)
+    step = getattr(process, sampler or process.samplers[0])
     for t, s in pairwise(levels):
-        x = step(model, x, torch.where(known, known_level, t), torch.where(known, known_level, s), caption, generator)
+        x = step(led, x, torch.where(known, known_level, t), torch.where(known, known_level, s), caption, generator)
     return torch.where(per_frame(known, latent), latent, x)
 
 
@@ -661,28 +694,41 @@ def fill(model, process, before, blank, after, caption, **sampling):
     return generate(model, process, torch.cat([before, blank, after], dim=2), known, caption, **sampling)[:, :, ~known]
 
 
-def extend(model, process, past, caption, window, context, backward=False, draft=None, **sampling):
+def extend(model, process, past, caption, window, context, anchor=0, backward=False, draft=None, **sampling):
     """Goes on without end: yields the next latent frames, one window after the other; take as many as you need.
 
     past (B,C,F,h,w): the latent frames so far, F may be 0; window: latent frames sampled jointly, of which up to
     `context` are the newest of the past; sampling: passed on to `generate`.
+    anchor: 0, or the first latent frame of all stays in every window, to remember by, once it would drop out of it; it
+    stands where it was, but at most this many latent frames before the context (the config's `reach` is trained).
     backward: `past` is what comes after, and what is before it is yielded, the nearest frames first.
     draft (B,C,F',h,w), forward only: the new frames start from these, if `strength` is below 1, and end where they end.
     """
-    if not 0 < context < window:
-        raise InputError(f"context of {context} latent frames: expected 1 to {window - 1}, the window has {window}")
-    nothing = past[:, :, :0]
+    least = context + bool(anchor)
+    if not 0 < context <= least < window:
+        raise InputError(f"context of {context} latent frames{' and an anchor' * (least > context)}: expected at least "
+                         f"1, and fewer than the {window} of the window in all")
+    join = lambda *parts: torch.cat(parts[::-1] if backward else parts, dim=2)
+    newest = lambda x, n: x[:, :, :n] if backward else x[:, :, max(x.shape[2] - n, 0):]
+    nothing, length, first = past[:, :, :0], past.shape[2], past[:, :, -1:] if backward else past[:, :, :1]
     while draft is None or draft.shape[2]:
-        near = past[:, :, :context] if backward else past[:, :, -context:]
-        size = window - near.shape[2]
+        near = newest(past, context)
+        away = min(anchor, length - near.shape[2])                             # from the anchor to the context
+        old = first if away else nothing
+        size = window - old.shape[2] - near.shape[2]
         if draft is None:
             blank = near.new_zeros(*near.shape[:2], size, *near.shape[3:])
         else:
-            blank, draft = draft[:, :, :size], draft[:, :, size:]
-        around = (nothing, blank, near) if backward else (near, blank, nothing)
-        new = fill(model, process, *around, caption, **sampling)
+            blank, draft, size = draft[:, :, :size], draft[:, :, size:], min(size, draft.shape[2])
+        around = (nothing, blank, join(old, near)) if backward else (join(old, near), blank, nothing)
+        times = None
+        if away:
+            times = torch.cat([torch.tensor([-away]), torch.arange(near.shape[2] + size)]).to(near.device)
+            times = -times.flip(0) if backward else times
+        new = fill(model, process, *around, caption, times=times, **sampling)
         yield new
-        past = torch.cat((new, near) if backward else (near, new), dim=2)
+        first = first if length else new[:, :, :1]
+        past, length = join(near, new), length + new.shape[2]
 
 
 def take(windows, frames):
@@ -712,7 +758,7 @@ def connect(model, process, before, after, gap, caption, window, context, **samp
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# 10. Checkpoints, one file with everything, written so that a crash never leaves half of one; and the machine.
+# 10. Checkpoints, one file with everything, written so that a crash never leaves half of one.
 # ------------------------------------------------------------------------------------------------------------------
 
 FORMAT = 1  # goes up when an old checkpoint can no longer be read
@@ -729,7 +775,7 @@ def save_checkpoint(path, **state):
 
 
 def load_checkpoint(path, device="cpu"):
-    """The state dict that `save_checkpoint` wrote. Raises InputError if it is missing, damaged, foreign or too old."""
+    """What `save_checkpoint` wrote, config as a Config. Raises InputError if it is missing, damaged, foreign or old."""
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such checkpoint; `python train.py` makes one")
     try:
@@ -739,62 +785,7 @@ def load_checkpoint(path, device="cpu"):
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise InputError(f"{path}: not a checkpoint of this sora.py (format {found}, not {FORMAT}): train it again")
-    return state
-
-
-def read_config(state, path):
-    """The config in a checkpoint; InputError if it has other fields than today's."""
     try:
-        return Config(**state["config"])
+        return state | {"config": Config(**state["config"])}
     except TypeError as error:
         raise InputError(f"{path}: from another version of sora.py ({error})") from None
-
-
-def load_weights(net, weights, path):
-    """load_state_dict of a network or optimizer, with an InputError that names the checkpoint if they do not match."""
-    try:
-        net.load_state_dict(weights)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{path}: its weights do not fit ({str(error).splitlines()[-1].strip()[:99]}); use the config "
-                         "and the version of sora.py it was trained with") from None
-
-
-def load_models(path, device="cpu"):
-    """From a checkpoint, ready to sample: (config, vae, dit with averaged weights, process, words)."""
-    state = load_checkpoint(path, device)
-    if state["stage"] == 0:
-        raise InputError(f"{path}: training stopped before the transformer; go on with `python train.py --resume`")
-    config = read_config(state, path)
-    vae = VideoVAE(config).to(device).eval()
-    dit = DiT(config, len(state["words"])).to(device).eval()
-    load_weights(vae, state["vae"], path)
-    load_weights(dit, state["ema"], path)
-    return config, vae, dit, make_process(config, device), state["words"]
-
-
-def check_device(name):
-    """Raises InputError unless tensors can be put on this device."""
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error)[:60].partition("\n")[0]
-        raise InputError(f"device {name!r} is not usable ({reason}); try --device cpu") from None
-
-
-def autocast(device):
-    """Mixed precision where the hardware multiplies bfloat16 matrices itself; elsewhere, float32."""
-    kind = torch.device(device).type
-    bf16 = (torch.cuda.is_bf16_supported(including_emulation=False) if kind == "cuda" else
-            kind == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False))
-    return torch.autocast(kind, torch.bfloat16, enabled=bf16)
-
-
-def tune_cpu():
-    """Settings that make small networks on a CPU up to twice as fast; nothing changes but rounding. GPUs don't mind."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:  # keep freed memory instead of handing it back at every step and faulting it in again
-        mallopt(-3, 1 << 30) or mallopt(-3, 32 << 20)                          # M_MMAP_THRESHOLD; older libcs: 32 MiB
-        mallopt(-1, 1 << 30)                                                   # M_TRIM_THRESHOLD
-    if not torch.cuda.is_available():  # at a few hundred tokens plain products beat the CPU's fused attention backward
-        torch.backends.cuda.enable_flash_sdp(False)                            # despite the name, the CPU obeys it too
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)           # or it would go through float32

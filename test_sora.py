@@ -25,16 +25,17 @@ import torch
 import sample
 import sora
 import train
-from data import clips, drift, metrics, plots, score, study
+from data import cli, clips, drift, loader, metrics, plots, score, study
 from data.judge import Judge, real_clips
+from data.loader import load_data
 from data.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
-from sora import (DDPM, Config, DiT, InputError, SiT, VideoVAE, diffusion_loss, extend, generate,
+from sora import (DDPM, TIME, Config, DiT, InputError, SiT, VideoVAE, diffusion_loss, draw_windows, extend, generate,
                   grid_coords, guided, load_checkpoint, patchify, rope_angles, rotate, save_checkpoint, unpatchify)
 
 HERE = Path(__file__).parent
 MINI = Config(vae_width=8, dim=48, depth=2, heads=2, latent_channels=4)
 torch.set_num_threads(2)
-sora.tune_cpu()
+cli.tune_cpu()
 
 
 @pytest.fixture(autouse=True)
@@ -211,44 +212,40 @@ def test_rope_depends_on_relative_position_only():
 
 def test_block_is_the_identity_at_initialisation():
     dit = DiT(MINI, 10)
-    x, condition, row = torch.randn(2, 6, 48), torch.randn(2, 48), torch.tensor([0] * 6 + [1] * 6)
-    rope = rope_angles(torch.rand(6, 3), 24)
-    assert torch.equal(dit.blocks[0](x, condition, row, rope), x)
+    x, condition, row = torch.randn(12, 48), torch.randn(2, 48), torch.tensor([0] * 6 + [1] * 6)
+    rope = [part[:, None] for part in rope_angles(torch.rand(12, 3), 24)]
+    assert torch.equal(dit.blocks[0](x, condition, row, rope, [(2, 6)]), x)
     assert dit(torch.randn(2, 4, 4, 4, 4), torch.rand(2, 4), torch.ones(2, 1, dtype=torch.long)).abs().max() == 0
 
 
 def test_tokens_are_a_set():
-    """Shuffled tokens with their coordinates and rows come out shuffled the same way."""
+    """In another order, the tokens of a clip get the same predictions, in that order."""
     dit = lively(DiT(MINI, 10))
-    coords, tokens = grid_coords(4, 4, 4), torch.randn(2, 64, 4)
-    row, t, caption = coords[:, 0].long().expand(2, -1), torch.rand(2, 4), torch.randint(0, 11, (2, 4, 2))
-    order = torch.randperm(64)
-    out = dit.forward_tokens(tokens, coords, row, t, caption)
-    shuffled = dit.forward_tokens(tokens[:, order], coords[order], row[:, order], t, caption)
-    torch.testing.assert_close(shuffled, out[:, order], rtol=1e-4, atol=1e-5)
+    coords = grid_coords(4, 4, 4)
+    tokens, row = torch.randn(64, 4), coords[:, 0].long()
+    t, caption, order = torch.rand(4), torch.tensor([[1], [2], [3], [0]]), torch.randperm(64)
+    out = dit.forward_tokens(tokens, coords, row, t, caption, [(1, 64)])
+    shuffled = dit.forward_tokens(tokens[order], coords[order], row[order], t, caption, [(1, 64)])
+    torch.testing.assert_close(shuffled, out[order], rtol=1e-4, atol=1e-5)
 
 
-def test_attention_mask_separates_packed_clips():
-    """Three clips of different sizes in one sequence give what each gives alone, outputs and gradients."""
-    dit = lively(DiT(MINI, 10))
-    shapes = [(2, 4, 4), (1, 2, 6), (3, 4, 2)]
-    latents = [torch.randn(1, 4, *shape) for shape in shapes]
-    levels, captions = [torch.rand(1, s[0]) for s in shapes], [torch.tensor([[i + 1, 2]]) for i in range(3)]
-    alone = [patchify(dit(*args), 1) for args in zip(latents, levels, captions)]
-    torch.cat(alone, dim=1).square().sum().backward()
+def test_packed_clips_do_not_see_each_other():
+    """Clips of different sizes in one sequence give what each gives alone, outputs and gradients."""
+    dit = lively(DiT(replace(MINI, patch=2), 10))
+    dit.embed_word.weight.data[0] = 0                                          # "no word", which fills captions up
+    groups = [(torch.randn(B, 4, F, h, w), torch.rand(B, F), torch.randint(1, 9, (B, words)), times)
+              for B, F, h, w, words, times in ((2, 2, 4, 4, 1, None), (1, 1, 2, 6, 2, None),
+                                               (3, 3, 4, 2, 1, torch.tensor([[-5, 1, 2]] * 3)))]
+    alone = [dit(*group) for group in groups]
+    sum(out.square().sum() for out in alone).backward()
     gradients = [p.grad.clone() for p in dit.parameters()]
     dit.zero_grad()
-    coords = [grid_coords(*shape) for shape in shapes]
-    first_row = np.cumsum([0, 2, 1])
-    packed = dit.forward_tokens(
-        torch.cat([patchify(x, 1) for x in latents], dim=1), torch.cat(coords),
-        torch.cat([c[:, 0].long() + int(r) for c, r in zip(coords, first_row)])[None], torch.cat(levels, dim=1),
-        torch.cat([c.expand(s[0], -1) for c, s in zip(captions, shapes)])[None],
-        clip=torch.cat([torch.full((len(c),), i) for i, c in enumerate(coords)])[None])
-    torch.testing.assert_close(packed, torch.cat(alone, dim=1), rtol=1e-4, atol=1e-5)
-    packed.square().sum().backward()
+    packed = dit.packed(groups)
+    for one, expected in zip(packed, alone):
+        torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-4)
+    sum(out.square().sum() for out in packed).backward()
     for p, expected in zip(dit.parameters(), gradients):
-        torch.testing.assert_close(p.grad, expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(p.grad, expected, rtol=1e-3, atol=1e-2)
 
 
 def test_each_frame_feels_its_own_level_and_word():
@@ -385,10 +382,14 @@ def test_deterministic_samplers_converge_at_their_order(sampler, order):
 def test_guidance_is_linear_and_acts_on_every_channel():
     dit = lively(DiT(MINI, 10))
     x, t, caption = torch.randn(2, 4, 4, 4, 4), torch.rand(2, 4), torch.tensor([[1], [2]])
-    none, one, three = dit(x, t, caption * 0), guided(dit, 1)(x, t, caption), guided(dit, 3)(x, t, caption)
-    torch.testing.assert_close(one, dit(x, t, caption))
-    torch.testing.assert_close(three, none + 3 * (one - none), rtol=1e-4, atol=1e-5)
-    assert ((three - one).abs().amax(dim=(0, 2, 3, 4)) > 1e-3).all()
+    known, noise = torch.tensor([[True, False, False, True]] * 2), torch.randn(2, 4, 4, 4, 4)
+    run = lambda scale, history: guided(dit, known, noise, scale, history)(x, t, caption)
+    one, none = dit(x, t, caption), dit(x, t, caption * 0)
+    blind = dit(torch.where(known[:, None, :, None, None], noise, x), t.masked_fill(known, 1), caption * 0)
+    for (scale, history), expected in {(1, 1): one, (3, 1): none + 3 * (one - none), (2, 2): blind + 2 * (one - blind),
+                                       (3, 2): blind + 2 * (none - blind) + 3 * (one - none), (0, 1): none}.items():
+        torch.testing.assert_close(run(scale, history), expected, rtol=1e-4, atol=1e-4)
+    assert ((run(3, 1) - one).abs().amax(dim=(0, 2, 3, 4)) > 1e-3).all()
 
 
 KNOWN = {"none": [], "first": [0], "prefix": [0, 1], "suffix": [3], "both ends": [0, 3], "middle": [1, 2],
@@ -402,7 +403,8 @@ def test_known_frames_come_back_bit_equal(sampler, known, noise):
     process = DDPM() if sampler in DDPM.samplers else SiT()
     mask = torch.tensor([f in known for f in range(4)])
     latent = torch.randn(2, 4, 4, 4, 4)
-    out = generate(lively(DiT(MINI, 10)), process, latent, mask, torch.tensor([[1], [2]]), 4, 2.0, sampler, noise)
+    out = generate(lively(DiT(MINI, 10)), process, latent, mask, torch.tensor([[1], [2]]), None, 4, 2.0, 1.5, sampler,
+                   noise)
     assert torch.equal(out[:, :, mask], latent[:, :, mask]) and torch.isfinite(out).all()
     if not mask.all():
         assert (out[:, :, ~mask] - latent[:, :, ~mask]).abs().min(dim=1).values.max() > 0
@@ -417,10 +419,11 @@ def test_known_frames_reach_the_model_at_the_level_they_have(process):
         seen.append((x, t))
         return torch.zeros_like(x)
     latent, known = torch.ones(1, 20000, 3, 1, 1), torch.tensor([True, False, False])
-    generate(model, process, latent, known, None, 3)
+    words = torch.zeros(1, 1).long()
+    generate(model, process, latent, known, words, steps=3)
     assert all(torch.equal(x[:, :, 0], latent[:, :, 0]) and (t[:, 0] == 0).all() for x, t in seen)
     seen.clear()
-    generate(model, process, latent, known, None, 3, context_noise=0.2)
+    generate(model, process, latent, known, words, steps=3, context_noise=0.2)
     for x, t in seen:
         assert abs(x[:, :, 0].std() - 0.2) < 0.01 and (t[:, 0] > 0).all() and torch.equal(t[:, 0], seen[0][1][:, 0])
 
@@ -430,11 +433,74 @@ def test_loss_ignores_known_frames():
     process = SiT()
     x0 = torch.zeros(64, 2, 4, 2, 2)
 
-    def model(x, t, caption):                                                  # x0 = 0, so eps = x / t
-        t = sora.per_frame(t, x)
-        return torch.where(t > 0, x / t.clamp(min=1e-6), 1e6)
-    loss, error, t = diffusion_loss(model, process, x0, None)
-    assert loss < 1e-6 and 0.05 < (t == 0).float().mean() < 0.6
+    known = draw_windows(MINI, 64, 4)[0]
+
+    def model(groups):                                                         # x0 = 0, so eps = x / t
+        return [torch.where(sora.per_frame(known, x), 1e6, x / sora.per_frame(t, x).clamp(min=1e-6))
+                for x, t, _, _ in groups]
+    loss, error, t = diffusion_loss(model, process, MINI, [(x0, torch.zeros(64, 1).long(), known, None)])
+    assert loss < 1e-6 and torch.equal(t.view(64, 4) == 0, known) and 0.05 < known.float().mean() < 0.6
+
+
+def test_every_unknown_token_weighs_the_same():
+    """A large clip counts as many times as it has more tokens, packed with a small one or each alone."""
+    plain = lambda B, F: torch.zeros(B, F, dtype=torch.bool)
+    groups = [(torch.randn(3, 4, 2, 4, 6), torch.ones(3, 1).long(), plain(3, 2), None),
+              (torch.randn(2, 4, 1, 2, 2), torch.ones(2, 1).long(), plain(2, 1), None)]
+    rng = torch.Generator().manual_seed(0)
+    loss, error, t = diffusion_loss(lambda noisy: [x * 0 for x, *_ in noisy], SiT(), MINI, groups, rng)
+    assert error.shape == t.shape == (8,)
+    torch.testing.assert_close(loss, (error[:6].sum() * 24 + error[6:].sum() * 4) / (6 * 24 + 2 * 4))
+
+
+def test_training_windows_hold_every_use():
+    """Each kind in its share; anchors come from where `times` says, a still is the frame before what follows."""
+    known, times, frames = draw_windows(Config(), 4000, 4, torch.Generator().manual_seed(0))
+    assert not known.all(dim=1).any() and abs(known.any(dim=1).float().mean() - 0.5) < 0.03
+    patterns = {tuple(row) for row in known.int().tolist()}
+    assert patterns == {tuple(int(f < a or f >= 4 - b) for f in range(4)) for a in range(4) for b in range(4 - a)}
+    moved = times != torch.arange(4)
+    assert (known | ~moved).all() and not moved[:, 1:3].any()
+    for end, sign in ((0, -1), (3, 1)):                                        # before the clip, after the clip
+        away = sign * (times[:, end] - end)[moved[:, end]]
+        assert away.min() == 1 and away.max() == 12 and abs(moved[known[:, end], end].float().mean() - 0.5) < 0.05
+    per_latent = frames.view(4000, 4, 4)
+    still = (per_latent.diff(dim=2) == 0).all(dim=2)
+    assert (known | ~still).all() and not still[:, 1:].any() and not (still & moved).any()
+    assert abs(still[known[:, 0] & ~moved[:, 0], 0].float().mean() - 0.5) < 0.05
+    assert (per_latent[still[:, 0], 0, 3] + 1 == per_latent[still[:, 0], 1, 0]).all()
+    assert torch.equal(per_latent[~still], TIME * times[~still][:, None] + torch.arange(4))
+    image = draw_windows(Config(), 9, 1)
+    assert not image[0].any() and torch.equal(image[2], torch.full((9, 4), 3))                 # the same frame
+    plain = draw_windows(replace(Config(), known=0), 9, 3)
+    assert not plain[0].any() and torch.equal(plain[2], torch.arange(12).expand(9, -1))
+
+
+@pytest.mark.parametrize("rule", ["official", "stochastic"])
+def test_frames_of_a_clip_in_any_order(rule):
+    """Clips shown by frame number: those of the same seed in a row, picked."""
+    data = lambda frames: MovingMNIST(*load_digits("train"), (32, 32), 20, 1, frames, rule)
+    pick = torch.tensor([[5, 5, 0, 19], [3, 1, 2, 0]])
+    row = data(20).clips(2, torch.Generator().manual_seed(1))[0]
+    picked = data(4).clips(2, torch.Generator().manual_seed(1), pick - 7)[0]
+    assert torch.equal(picked, torch.stack([row[i][:, pick[i]] for i in range(2)]))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_anchor_stays_in_the_window_at_its_place(backward):
+    seen = []
+
+    def model(x, t, caption, times=None):
+        seen.append((x.clone(), t, None if times is None else times[0].tolist()))
+        return torch.zeros_like(x)
+    past = torch.randn(1, 2, 1, 2, 2)
+    windows = extend(model, SiT(), past, torch.zeros(1, 1).long(), 4, 1, anchor=5, backward=backward, steps=1)
+    sizes = [next(windows).shape[2] for _ in range(4)]
+    assert sizes == [3, 2, 2, 2]                                               # it takes up one place
+    end = -1 if backward else 0
+    assert all(torch.equal(x[:, :, end], past[:, :, 0]) and t[0, end] == 0 for x, t, _ in seen)
+    expected = [None, [-3, 0, 1, 2], [-5, 0, 1, 2], [-5, 0, 1, 2]]
+    assert [t for _, _, t in seen] == [t and [-i for i in t[::-1]] if backward else t for t in expected]
 
 
 def test_extension_continues_from_the_newest_frames():
@@ -516,7 +582,8 @@ def test_one_batch_can_be_overfitted(process):
     losses = []
     for _ in range(300):
         optimizer.zero_grad()
-        loss = diffusion_loss(dit, process, latent.repeat(8, 1, 1, 1, 1), caption.repeat(8, 1))[0]
+        known, x0 = draw_windows(MINI, 16, 2)[0], latent.repeat(8, 1, 1, 1, 1)
+        loss = diffusion_loss(dit.packed, process, MINI, [(x0, caption.repeat(8, 1), known, None)])[0]
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -826,7 +893,7 @@ def test_score_writes_its_tables(trained, capsys):
 def test_score_without_a_referee_says_so(trained, tmp_path, capsys):
     call(train.main, *TINY_RUN, "--digits", 3, "--vae-steps", 1, "--steps", 1, "--out", tmp_path)
     call(sample.main, "--ckpt", tmp_path / "sora.pt", "--score", "--n", 3)
-    assert "3 digits a clip: the referee reads one or two" in capsys.readouterr().out
+    assert "no referee for these clips: it reads one or two digits" in capsys.readouterr().out
     assert "legibility" not in (tmp_path / "sora.score.json").read_text()
 
 
@@ -923,7 +990,7 @@ def test_extend_goes_on_from_a_clip(trained, tmp_path, ending):
     assert read.shape == video[0].shape and (read - video[0]).abs().mean() < (0.05 if ending == "mp4" else 0.005)
     printed = script("sample.py", "--ckpt", trained / "sora.pt", "--extend", clip, "--frames", 30,
                      "--out", tmp_path / "x.npy")
-    _, vae, _, _, _ = sora.load_models(trained / "sora.pt")
+    _, vae, _, _, _ = cli.load_models(trained / "sora.pt")
     with torch.no_grad():
         expected = clips.to_pixels(vae.decode(vae.encode(read[None]))[0]).astype(int)
     result = np.load(tmp_path / "x.npy").astype(int)
@@ -942,7 +1009,7 @@ def clip(tmp_path):
 def test_every_task_shows_its_clips_where_they_belong(trained, clip, tmp_path):
     """The VAE's copy of a given clip stands at the beginning, the end or both; a still is shown once; lengths are as
     asked for."""
-    _, vae, _, _, _ = sora.load_models(trained / "sora.pt")
+    _, vae, _, _, _ = cli.load_models(trained / "sora.pt")
     read = clips.read_clip(clip)
     with torch.no_grad():
         copy = clips.to_pixels(vae.decode(vae.encode(read[None]))[0]).astype(int)
@@ -968,7 +1035,7 @@ def test_every_task_shows_its_clips_where_they_belong(trained, clip, tmp_path):
 
 def test_a_loop_ends_where_it_began(trained):
     """The decoder comes from the last frames to the first: going round once more gives the same frames again."""
-    models = config, vae, *_ = sora.load_models(trained / "sora.pt")
+    models = config, vae, *_ = cli.load_models(trained / "sora.pt")
     args = sample.parse(["--loop", "--frames", "40"])
     total, drop, frames = sample.plan(args, config, [], 4, 2)
     nothing, words = torch.zeros(1, config.latent_channels, 0, 4, 4), torch.zeros(1, 1).long()
@@ -1002,6 +1069,138 @@ def test_the_first_frames_do_not_depend_on_the_length(trained, tmp_path):
     for frames in (24, 60):
         call(sample.main, "--ckpt", trained / "sora.pt", "--frames", frames, "--out", tmp_path / f"{frames}.npy")
     assert np.array_equal(np.load(tmp_path / "24.npy"), np.load(tmp_path / "60.npy")[:24])
+
+
+# --- clips of one's own ---------------------------------------------------------------------------------------------
+
+def counting(length, height=32, width=40):
+    """Frames (T,H,W,3) whose brightness is their number, red only on the left half: uint8."""
+    frames = np.zeros((length, height, width, 3), np.uint8)
+    frames[:, :, :width // 2, 0] = 200
+    frames[:, :, :, 1:] = np.arange(length, dtype=np.uint8)[:, None, None, None] * 2
+    return frames
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """One clip of each kind, each with its caption, and things that are no clips."""
+    root = tmp_path / "my clips"
+    for caption in ("wave", "jump high", "sit", ".hidden"):
+        (root / caption).mkdir(parents=True)
+    iio.imwrite(root / "wave" / "one.mp4", counting(40), fps=12, macro_block_size=1)
+    iio.imwrite(root / "wave" / "two.gif", counting(30), duration=80, loop=0)
+    np.save(root / "jump high" / "three.npy", counting(64))
+    (root / "sit" / "four").mkdir()
+    for i, frame in enumerate(counting(24)):
+        iio.imwrite(root / "sit" / "four" / f"{i:03}.png", frame)
+    np.save(root / ".hidden" / "five.npy", counting(64))
+    (root / "wave" / "two.txt").write_text("Hop  softly\n")
+    (root / "notes.pdf").write_text("not a clip")
+    return root
+
+
+def folder_config(folder, **more):
+    return replace(MINI, data=str(folder), **dict(height=32, width=32, frames=8, channels=3) | more)
+
+
+def test_every_kind_of_clip_is_read_with_its_caption(folder, capsys):
+    config = folder_config(folder, heldout="one.mp4")
+    training, heldout = load_data(config, "train", verbose=True), load_data(config, "heldout")
+    assert "4 clips in" in capsys.readouterr().out
+    assert training.words == heldout.words == ["high", "hop", "jump", "sit", "softly", "wave"]
+    assert dict(zip(training.names, training.length.tolist())) == {
+        "jump high/three.npy": 64, "sit/four": 24, "wave/two.gif": 30}
+    assert heldout.names == ("wave/one.mp4",) and heldout.length.tolist() == [40]
+    video, caption = training.clips(50, torch.Generator().manual_seed(0))
+    assert video.shape == (50, 3, 8, 32, 32) and caption.shape == (50, 2)
+    spoken = {" ".join(training.words[i - 1] for i in ids if i) for ids in caption.tolist()}
+    assert spoken == {"jump high", "sit", "hop softly"}
+    left, right = video[..., :12].mean((2, 3, 4)), video[..., -12:].mean((2, 3, 4))
+    assert ((left - right)[:, 0] > 1).all() and ((left - right)[:, 1:].abs() < 0.1).all()      # red, and on the left
+    assert load_data(folder_config(folder, channels=1), "train").clips(2)[0].shape == (2, 1, 8, 32, 32)
+
+
+def test_windows_are_the_frames_asked_for_and_stay_in_their_clip(folder):
+    """Brightness says which frame of the clip is shown; anchors, stills and strides are index arithmetic."""
+    config = folder_config(folder, heldout="one.mp4 two.gif four", frames=16)
+    for wrong, count in (("one two three four", 4), ("nobody", 0)):
+        with pytest.raises(InputError, match=f"holds out {count} of 4"):
+            load_data(replace(config, heldout=wrong), "train")
+    data = load_data(config, "train")                                          # 64 frames that count themselves
+    number = lambda video: ((video[:, 1].mean((2, 3)) + 1) * 127.5 / 2).round().long()                # (n,T)
+    shown = number(data.clips(300, torch.Generator().manual_seed(0))[0])
+    assert (shown.diff(dim=1) == 1).all() and shown.min() == 0 and shown.max() == 63
+    frames = draw_windows(replace(config, known=1, reach=24), 300, 4)[2]
+    shown = number(data.clips(300, torch.Generator().manual_seed(0), frames)[0])
+    assert torch.equal(shown - shown[:, 4:5], frames - frames[:, 4:5]) and shown.min() == 0 and shown.max() == 63
+    third = load_data(replace(config, stride=3, frames=8), "train")
+    assert third.length.tolist() == [22] and (number(third.clips(9)[0]).diff(dim=1) == 3).all()
+
+
+def test_what_cannot_be_used_is_named_and_skipped(folder, capsys):
+    (folder / "wave" / "broken.mp4").write_bytes(b"no video" * 99)
+    (folder / "wave" / "cut.mp4").write_bytes((folder / "wave" / "one.mp4").read_bytes()[:300])
+    np.save(folder / "wave" / "empty.npy", counting(0))
+    np.save(folder / "wave" / "float.npy", np.zeros((20, 32, 32)))
+    np.save(folder / "sit" / "short.npy", counting(5))
+    data = load_data(folder_config(folder, heldout="one"), "train", verbose=True)
+    printed = capsys.readouterr().out
+    for name in ("broken.mp4", "cut.mp4", "empty.npy", "float.npy", "short.npy: 5 frames, expected at least 8"):
+        assert name in printed
+    assert "4 clips in" in printed and "(5 skipped)" in printed and len(data.names) == 3
+    shown = (data.clips(200)[0][:, 1].mean((2, 3)) + 1) * 127.5 / 2            # what came after them is undamaged
+    assert ((shown.diff(dim=1) - 1).abs() < 0.6).all()
+
+
+def test_the_cache_is_used_until_a_file_changes(folder, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(loader, "decode", lambda *args, real=loader.decode: (decoded.append(1), real(*args)))
+    config = folder_config(folder, heldout="one")
+    for _ in range(3):
+        load_data(config, "train")
+    assert len(decoded) == 1
+    (folder / "wave" / "two.txt").write_text("run")
+    assert "run" in load_data(config, "train").words and len(decoded) == 2
+    np.save(folder / "jump high" / "three.npy", counting(32))
+    assert 32 in load_data(config, "train").length and len(decoded) == 3
+    load_data(replace(config, channels=1, cache=str(folder.parent / "elsewhere")), "train")
+    assert len(decoded) == 4 and len(list((folder.parent / "elsewhere").iterdir())) == 2
+
+
+def test_an_interrupted_decode_leaves_no_cache(folder, monkeypatch):
+    def stop(path, real=loader.read_frames):
+        if path.name == "two.gif":
+            raise KeyboardInterrupt
+        return real(path)
+    monkeypatch.setattr(loader, "read_frames", stop)
+    with pytest.raises(KeyboardInterrupt):
+        load_data(folder_config(folder), "train")
+    assert not list((folder / ".cache").glob("*.json")) and not list((folder / ".cache").glob("*.raw"))
+    monkeypatch.undo()
+    assert len(load_data(folder_config(folder, heldout="one"), "train").names) == 3
+
+
+def test_a_folder_becomes_a_video_in_two_commands(folder, capsys):
+    out = folder.parent / "out"
+    call(train.main, *TINY_RUN, "--data", folder, "--heldout", "one", "--channels", 3, "--reach", 48, "--out", out)
+    assert load_checkpoint(out / "sora.pt")["config"].reach == 24              # on either side: a clip has 64 frames, a window 16
+    call(sample.main, "--ckpt", out / "sora.pt", "--prompt", "jump high", "--out", out / "jump.npy")
+    assert np.load(out / "jump.npy").shape == (16, 32, 32, 3)
+    call(sample.main, "--ckpt", out / "sora.pt", "--extend", folder / "wave" / "one.mp4", "--prompt", "wave", "--size",
+         "32x32", "--resize", "--frames", 48, "--out", out / "more.gif")
+    call(sample.main, "--ckpt", out / "sora.pt", "--score", "--n", 6)
+    printed = capsys.readouterr().out
+    assert "no referee for these clips" in printed and (out / "sora.score.nearest.png").exists()
+    table = json.loads((out / "sora.score.json").read_text())
+    assert {"change", "nearest"} <= table["clips"]["samples"].keys() and "loss" in table["clips"]["held out"]
+
+
+def test_folders_without_clips_are_refused(folder, tmp_path):
+    assert "no such folder" in complaint(train.main, "--data", tmp_path / "nowhere", "--out", tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert "no clips in it" in complaint(train.main, "--data", tmp_path / "empty", "--out", tmp_path)
+    said = complaint(train.main, "--data", folder, "--frames", 60, "--out", tmp_path)
+    assert "1 usable clips, 3 skipped; expected at least 2 of 60 frames" in said
 
 
 # --- bad input: one clear line, exit code 2, nothing lost -----------------------------------------------------------
@@ -1055,7 +1254,7 @@ def test_scripts_refuse_unusable_checkpoints(trained, tmp_path):
     (tmp_path / "short.pt").write_bytes(whole[:len(whole) // 2])
     (tmp_path / "text.pt").write_text("not a checkpoint")
     torch.save({"model": torch.zeros(3)}, tmp_path / "foreign.pt")
-    torch.save(load_checkpoint(trained / "sora.pt") | {"format": 0}, tmp_path / "old.pt")
+    torch.save(torch.load(trained / "sora.pt") | {"format": 0}, tmp_path / "old.pt")
     for name, words in (("short", "damaged"), ("text", "damaged"), ("foreign", "not a checkpoint of"),
                         ("old", "format 0"), ("missing", "no such")):
         assert words in complaint(sample.main, "--ckpt", tmp_path / f"{name}.pt", "--out", tmp_path / "x.gif")
@@ -1066,10 +1265,10 @@ def test_scripts_refuse_unusable_checkpoints(trained, tmp_path):
     assert "leave it out" in complaint(train.main, "--vae", trained / "sora.pt", "--vae-width", "16", *out)
     assert "--process sit" in complaint(train.main, "--resume", "--process", "sit", "--out", trained)
     assert "do not fit" in complaint(train.main, "--resume", "--muon", "0", "--out", trained)
-    wrong = load_checkpoint(trained / "sora.pt")
+    wrong = torch.load(trained / "sora.pt")
     torch.save(wrong | {"ema": dict(list(wrong["ema"].items())[1:])}, tmp_path / "wrong.pt")
     assert "do not fit" in complaint(sample.main, "--ckpt", tmp_path / "wrong.pt", "--out", tmp_path / "x.gif")
-    torch.save(load_checkpoint(trained / "sora.pt") | {"stage": 0}, tmp_path / "early.pt")
+    torch.save(torch.load(trained / "sora.pt") | {"stage": 0}, tmp_path / "early.pt")
     early = tmp_path / "early.pt"
     assert "before the transformer" in complaint(sample.main, "--ckpt", early, "--out", tmp_path / "x.gif")
     assert "not trained to the end" in complaint(train.main, "--vae", early, *out)

@@ -21,10 +21,10 @@ from numpy.random import SeedSequence
 from tqdm import tqdm
 
 from data import clips, score
-from data.cli import run_script
-from data.moving_mnist import MovingMNIST, load_digits
-from sora import (PRESETS, Config, DiT, InputError, VideoVAE, autocast, check, check_device, diffusion_loss,
-                  load_checkpoint, load_weights, make_optimizers, make_process, read_config, save_checkpoint, tune_cpu)
+from data.cli import autocast, check, check_device, load_weights, run_script, tune_cpu
+from data.loader import load_mix
+from sora import (PRESETS, TIME, Config, DiT, InputError, VideoVAE, diffusion_loss, draw_windows, load_checkpoint,
+                  make_optimizers, make_process, save_checkpoint)
 
 STAGES = ("vae", "dit")
 VAE_FIELDS = ("channels", "latent_channels", "vae_width", "vae_depth")        # what a borrowed VAE decides,
@@ -71,20 +71,22 @@ def start(args):
     if args.vae and saved["stage"] == 0:
         raise InputError(f"{args.vae}: its VAE is not trained to the end; --resume that run first")
     given = {f.name: getattr(args, f.name) for f in fields(Config) if getattr(args, f.name) is not None}
-    old = read_config(saved, source) if saved else None
+    old = saved["config"] if saved else None
     if args.preset and (args.resume or args.init):
         raise InputError(f"--preset {args.preset}: the config is that of {source}; leave it out")
     for name in VAE_FIELDS if args.vae else TARGET_FIELDS if args.resume else ():
         if given.setdefault(name, value := getattr(old, name)) != value:
             raise InputError(f"--{name.replace('_', '-')} {given[name]}: {source} has {value}; leave it out")
     c = check(replace(old if args.resume or args.init else PRESETS[args.preset or "tiny"], **given))
-    data = MovingMNIST(*load_digits("train", c.mnist), (c.height, c.width), c.digit_size, c.digits, c.frames, c.rule,
-                       c.channels, args.device)
+    mix = load_mix(c, args.device)
+    words, room = mix[0][0].words, min(data.longest - data.frames for data, _ in mix)
+    c = replace(c, reach=min(c.reach, room // (2 * TIME) * TIME))              # anchors come from within a clip
     torch.manual_seed(c.seed)                                                  # the initial weights
-    vae, dit = VideoVAE(c).to(args.device), DiT(c, len(data.words)).to(args.device)
+    vae, dit = VideoVAE(c).to(args.device), DiT(c, len(words)).to(args.device)
     run = SimpleNamespace(
-        args=args, config=c, data=data, out=Path(args.out), stage=1 if args.vae else 0, step=0, seconds=0.0, stop=False,
-        vae=vae, dit=dit, model=dit, ema=copy.deepcopy(dit).requires_grad_(False), process=make_process(c, args.device),
+        args=args, config=c, mix=mix, words=words, out=Path(args.out), stage=1 if args.vae else 0, step=0, seconds=0.0,
+        vae=vae, dit=dit, model=dit.packed, ema=copy.deepcopy(dit).requires_grad_(False), stop=False,
+        process=make_process(c, args.device),
         optimizers=[make_optimizers(vae, c.vae_muon, c.vae_lr), make_optimizers(dit, c.muon, c.lr)],
         sums=torch.zeros(2, len(COLUMNS), device=args.device))                 # sums and counts of the log's next line
     for name in () if not saved else ("vae",) if args.vae else ("vae", "dit", "ema"):
@@ -95,13 +97,13 @@ def start(args):
             load_weights(mine, theirs, source)
     if args.compile or args.compile is None and args.device.startswith("cuda"):
         torch._dynamo.config.suppress_errors = True                            # falls back to eager, with a message
-        run.model, vae.moments, vae.paint = (torch.compile(f) for f in (dit, vae.moments, vae.paint))
+        run.model, vae.moments, vae.paint = (torch.compile(f) for f in (dit.packed, vae.moments, vae.paint))
     return run
 
 
 def save(run):
     """Writes the checkpoint. There is no random state to keep: every step seeds its own generators."""
-    save_checkpoint(run.out / "sora.pt", config=asdict(run.config), words=run.data.words, command=" ".join(sys.argv),
+    save_checkpoint(run.out / "sora.pt", config=asdict(run.config), words=run.words, command=" ".join(sys.argv),
                     vae=run.vae.state_dict(), dit=run.dit.state_dict(), ema=run.ema.state_dict(), stage=run.stage,
                     step=run.step, seconds=run.seconds, sums=run.sums,
                     optimizers=[o.state_dict() for o in run.optimizers[run.stage]])
@@ -110,7 +112,7 @@ def save(run):
 def vae_loss(run, step):
     """Stage 1, reconstruct clips: the loss and, for the log, numbers of COLUMNS, their values and weights."""
     c, where = run.config, (run.config.seed, 0, step)
-    video, _ = run.data.clips(c.vae_batch, rng(*where, 0))
+    video, _ = run.mix[step % len(run.mix)][0].clips(c.vae_batch, rng(*where, 0))           # each shape in turn
     with autocast(run.args.device):
         loss, error, kl = run.vae.loss(video, c.vae_kl, rng(*where, 1, device=video.device))
     return loss, torch.arange(3, device=loss.device), torch.stack([loss.detach(), error, kl]), loss.new_ones(3)
@@ -118,16 +120,17 @@ def vae_loss(run, step):
 
 def dit_loss(run, step):
     """Stage 2, denoise the latents of clips: the same; each latent frame counts in the column of its level."""
-    c, where = run.config, (run.config.seed, 1, step)
-    video, caption = run.data.clips(c.batch, rng(*where, 0))
-    with autocast(run.args.device):
-        with torch.no_grad():
-            latent = run.vae.encode(video)
-        loss, error, t = diffusion_loss(run.model, run.process, latent, caption, c.caption_drop,
-                                        rng(*where, 1, device=video.device))
-    columns = nnf.pad((t * 10).long().clamp(max=9).flatten() + 4, (1, 0))      # in front: column 0, the loss
-    weights = nnf.pad((t > 0).float().flatten(), (1, 0), value=1)              # known frames, t = 0, do not count
-    return loss, columns, torch.cat([loss.detach()[None], error.flatten()]), weights
+    c, device, groups, where = run.config, run.args.device, [], (run.config.seed, 1, step)
+    for i, (data, n) in enumerate(run.mix):
+        known, times, frames = draw_windows(c, n, data.frames // TIME, rng(*where, 3 * i + 2))
+        video, caption = data.clips(n, rng(*where, 3 * i), frames)
+        with autocast(device), torch.no_grad():
+            groups.append((run.vae.encode(video), caption, known.to(device), times.to(device)))
+    with autocast(device):
+        loss, error, t = diffusion_loss(run.model, run.process, c, groups, rng(*where, 1, device=device))
+    columns = nnf.pad((t * 10).long().clamp(max=9) + 4, (1, 0))      # in front: column 0, the loss
+    weights = nnf.pad((t > 0).float(), (1, 0), value=1)              # known frames, t = 0, do not count
+    return loss, columns, torch.cat([loss.detach()[None], error]), weights
 
 
 def fit(run, net, loss_of, steps, peaks):
@@ -204,7 +207,7 @@ def main(argv=None):
     open_log(run)
     if run.stage == 0:
         fit(run, run.vae, vae_loss, c.vae_steps, (c.vae_lr, c.vae_muon))
-        run.vae.measure(run.data.clips(32, rng(c.seed, 3, i))[0] for i in range(16))
+        run.vae.measure(run.mix[0][0].clips(32, rng(c.seed, 3, i))[0] for i in range(16))
         run.stage, run.step, run.seconds = 1, 0, 0.0
         save(run)
     fit(run, run.dit, dit_loss, c.steps, (c.lr, c.muon))

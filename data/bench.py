@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as nnf
 
 import train
-from sora import SPACE, TIME, autocast, tune_cpu
+from data.cli import autocast, tune_cpu
+from sora import SPACE, TIME
 
 
 def milliseconds(work, device, repeat=20):
@@ -55,7 +56,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         run = train.start(train.parse(sys.argv[1:] + ["--out", folder]))
     run.stage, device, batch = 1, run.args.device, run.config.batch
-    video, _ = run.data.clips(batch, train.rng(0))
+    data = run.mix[0][0]
+    video, _ = data.clips(batch, train.rng(0))
 
     def encode():
         with torch.no_grad(), autocast(device):
@@ -70,7 +72,7 @@ def main():
     def update():
         for optimizer in run.optimizers[1]:
             optimizer.step()
-    parts = {"clips (data)": milliseconds(lambda: run.data.clips(batch, train.rng(0)), device),
+    parts = {"clips (data)": milliseconds(lambda: data.clips(batch, train.rng(0)), device),
              "encode (VAE)": milliseconds(encode, device)}
     forward, both = (milliseconds(lambda: step(backward), device) for backward in (False, True))
     parts |= {"forward (transformer)": forward - sum(parts.values()), "backward": both - forward}

@@ -13,32 +13,46 @@ import torch
 from sora import SPACE, TIME, InputError
 
 WRITES = (".gif", ".mp4", ".npy")
+PICTURES = (".png", ".jpg", ".jpeg")
 
 
-def read_clip(path, channels=1):
-    """The clip (channels,T,H,W) in a video file, a .npy of uint8 (T,H,W) or (T,H,W,3), or a folder of pictures."""
+def read_frames(path):
+    """Yields the frames, uint8 (H,W) or (H,W,1 to 4), of a video file, a .npy (T,H,W) or (T,H,W,c), or a folder of
+    pictures. Raises InputError at the first that cannot be read."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such clip; expected a video file, a .npy or a folder of pictures")
     try:
         if path.is_dir():
-            names = [p for p in sorted(path.iterdir()) if p.suffix.lower() in (".png", ".jpg", ".jpeg")]
-            frames = np.stack([iio.imread(name) for name in names])
+            frames = (iio.imread(p) for p in sorted(path.iterdir()) if p.suffix.lower() in PICTURES)
         else:
-            every = None if path.suffix == ".gif" else ...                     # imageio's "all frames", by plugin
-            frames = np.load(path) if path.suffix == ".npy" else iio.imread(path, index=every)
+            frames = np.load(path, mmap_mode="r") if path.suffix == ".npy" else iio.imiter(path)
+        frame, shape = None, None
+        for frame in frames:
+            shape = frame.shape if shape is None else shape
+            if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.shape != shape:
+                raise ValueError(f"{frame.dtype} frame of shape {frame.shape}, expected uint8, (H,W) or (H,W,3)")
+            yield frame
+        if frame is None:
+            raise ValueError("it is empty")
     except Exception as error:  # every plugin of imageio fails in a way of its own
         raise InputError(f"{path}: cannot be read as a clip ({str(error)[:80].partition(chr(10))[0]})") from None
-    if frames.ndim == 3:
-        frames = frames[..., None]
-    if frames.ndim != 4 or frames.dtype != np.uint8:
-        raise InputError(f"{path}: {frames.dtype} {frames.shape}: expected uint8 frames (T,H,W) or (T,H,W,3)")
-    if frames.shape[-1] in (2, 4):                                             # the last channel is opacity: over black
+
+
+def to_float(frames, channels):
+    """uint8 (T,H,W) or (T,H,W,1 to 4) -> (channels,T,H,W) in [-1,1]. Of two or four the last is opacity: over black."""
+    frames = frames[..., None] if frames.ndim == 3 else frames
+    if frames.shape[-1] in (2, 4):
         frames = (frames[..., :-1] * (frames[..., -1:] / 255)).round().astype(np.uint8)
     video = torch.from_numpy(frames.copy()).movedim(-1, 0).float() / 127.5 - 1
     if video.shape[0] != channels:
         video = video.mean(0, keepdim=True) if channels == 1 else video[:1].expand(3, -1, -1, -1)
     return video
+
+
+def read_clip(path, channels=1):
+    """The whole clip (channels,T,H,W) in a file or folder that `read_frames` reads."""
+    return to_float(np.stack(list(read_frames(path))), channels)
 
 
 def parse_size(text, grid):
@@ -173,12 +187,12 @@ def check_writable(path):
     make_folder(path.parent)
 
 
-def make_folder(path):
-    """Makes the folder and tries to write into it; InputError if that fails."""
+def make_folder(path, flag="--out"):
+    """Makes the folder and tries to write into it; InputError if that fails. flag: what says where it is."""
     probe = Path(path) / ".writable"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place with --out") from None
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place with {flag}") from None

@@ -19,12 +19,12 @@ import torch
 from tqdm import tqdm
 
 from data import plots
-from data.cli import run_script
+from data.cli import autocast, check_device, load_models, run_script, tune_cpu
 from data.clips import make_folder
 from data.metrics import distance, interval
-from data.judge import READABLE, Judge, real_clips
+from data.judge import Judge, readable, real_clips
 from data.score import through_vae
-from sora import SPACE, TIME, InputError, autocast, check_device, extend, load_models, tune_cpu
+from sora import SPACE, TIME, InputError, extend
 
 ARMS = ("caption throughout", "caption for the first window")
 
@@ -38,16 +38,17 @@ def partner(caption):
 
 
 @torch.no_grad()
-def long_clips(config, vae, dit, process, caption, arm, window, context, seed, sampling):
+def long_clips(config, vae, dit, process, caption, arm, window, context, anchor, seed, sampling):
     """Yields the next frames of a clip for each caption, without end: (B,c,T',H,W) in [-1,1] on the CPU."""
     rng = torch.Generator(caption.device).manual_seed(seed)
     past = torch.zeros(len(caption), config.latent_channels, 0, config.height // SPACE, config.width // SPACE,
                        device=caption.device)
     first = next(extend(dit, process, past, caption, window, context, generator=rng, **sampling))
     if arm == ARMS[1]:
-        caption, sampling = torch.zeros_like(caption), sampling | dict(guidance=1.0)
+        caption, sampling = torch.zeros_like(caption), sampling | dict(guidance=sampling["history_guidance"])
     cache = {}
-    for latent in chain([first], extend(dit, process, first, caption, window, context, generator=rng, **sampling)):
+    for latent in chain([first], extend(dit, process, first, caption, window, context, anchor, generator=rng,
+                                      **sampling)):
         yield vae.decode(latent, cache).clamp(-1, 1).cpu()
 
 
@@ -82,13 +83,13 @@ def references(judge, vae, n, seed):
         yield name, "", measure(judge, later, caption, start)
 
 
-def drift(judge, models, n, frames, seed, arm, window, context, **sampling):
+def drift(judge, models, n, frames, seed, arm, window, context, anchor, **sampling):
     """Yields (arm, first frame, table) for each stretch of n clips, one stretch after the other."""
     config, vae, dit, process, words = models
     caption = torch.tensor([[1 + (i + j * (i // 10)) % len(words) for j in range(config.digits)] for i in range(n)],
                            device=next(dit.parameters()).device)
     length, start = config.frames, None
-    parts = long_clips(config, vae, dit, process, caption, arm, window, context, seed, sampling)
+    parts = long_clips(config, vae, dit, process, caption, arm, window, context, anchor, seed, sampling)
     for i, video in enumerate(stretches(parts, length, frames // length)):
         start = video if i == 0 else start
         yield arm, i * length + 1, measure(judge, video, caption.cpu(), start)
@@ -107,6 +108,8 @@ def main(argv=None):
     add("--window", type=int, help="video frames sampled jointly (as in training)")
     add("--context", type=int, help="video frames of the past that a window sees (half of the window)")
     add("--context-noise", type=float, default=0.0)
+    add("--history-guidance", type=float, default=1.0)
+    add("--anchor", action=argparse.BooleanOptionalAction, default=True)
     add("--steps", type=int)
     add("--guidance", type=float)
     add("--sampler")
@@ -117,7 +120,7 @@ def main(argv=None):
     plots.need_matplotlib()
     make_folder(Path(args.out).parent)
     models = config, vae, _, process, _ = load_models(args.ckpt, args.device)
-    if config.digits > READABLE or args.n < 2 or args.frames < config.frames:
+    if not readable(config) or args.n < 2 or args.frames < config.frames:
         raise InputError(f"--n {args.n} --frames {args.frames}, {config.digits} digits: expected at least 2 clips of "
                          f"{config.frames} frames, and one or two digits, which the referee can read")
     if args.sampler not in (None, *process.samplers):
@@ -126,12 +129,14 @@ def main(argv=None):
     context = -(-args.context // TIME) if args.context else window // 2
     if not 0 < context < window:
         raise InputError(f"--context {context * TIME}, --window {window * TIME} frames: expected {TIME} up to less")
+    anchor = config.reach // TIME if args.anchor else 0
     sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler, context_noise=args.context_noise,
-                    guidance=config.guidance if args.guidance is None else args.guidance)
+                    guidance=config.guidance if args.guidance is None else args.guidance,
+                    history_guidance=args.history_guidance)
     with autocast(args.device), Path(args.out).open("w", newline="") as file:
         judge, writer = Judge(config), csv.writer(file)
         writer.writerow(["clips", "first_frame", "metric", "value", "low", "high"])
-        arms = [drift(judge, models, args.n, args.frames, args.seed, arm, window, context, **sampling)
+        arms = [drift(judge, models, args.n, args.frames, args.seed, arm, window, context, anchor, **sampling)
                 for arm in args.arms]
         total = 2 + len(arms) * (args.frames // config.frames)
         for name, first, table in tqdm(chain(references(judge, vae, args.n, args.seed), *arms), total=total):

@@ -4,17 +4,19 @@ import torch.nn.functional as nnf
 
 from data.clips import grid, write_still
 from data.metrics import EXACT, frechet, handwriting, ink_of, interval, motion, nearest, permanence
+from data.loader import load_data
 from data.moving_mnist import MovingMNIST, load_digits
 from data.referee import load_referee
 
-READABLE = 2  # digits a clip, at most, for the referee
+
+def readable(config):
+    """Whether the referee can read the clips of a config: one or two digits."""
+    return not config.data and config.digits <= 2
 
 
 def real_clips(config, split, n, seed=0):
-    """n clips by the config's rule with the digits of one split, on the CPU: (video, caption)."""
-    data = MovingMNIST(*load_digits(split, config.mnist), (config.height, config.width), config.digit_size,
-                       config.digits, config.frames, config.rule, config.channels)
-    return data.clips(n, torch.Generator().manual_seed(seed))
+    """n clips of one split of a config's data, on the CPU: (video, caption)."""
+    return load_data(config, split).clips(n, torch.Generator().manual_seed(seed))
 
 
 class Judge:

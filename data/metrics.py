@@ -18,6 +18,11 @@ def psnr(squared_errors):
     return -10 * squared_errors.mean().log10()
 
 
+def change(video):
+    """Mean absolute difference between neighbouring frames, pixel range 1: (B,)."""
+    return video.diff(dim=2).abs().mean((1, 2, 3, 4)) / 2
+
+
 @EXACT
 def ssim(a, b):
     """Structural similarity of two videos, averaged over frames: (B,), 1 is equal (Wang et al. 2004, eq. 13).

@@ -96,6 +96,7 @@ class MovingMNIST:
     canvas (H,W) and digit_size in pixels; rule "official" or "stochastic"; images (n,28,28) uint8, labels (n,).
     """
     words = [str(digit) for digit in range(10)]
+    longest = 10 ** 9  # frames of the longest clip
 
     def __init__(self, images, labels, canvas=(64, 64), digit_size=28, n_digits=2, frames=20, rule="official",
                  channels=1, device="cpu"):
@@ -110,32 +111,35 @@ class MovingMNIST:
         self.canvas, self.size, self.n_digits, self.frames, self.rule = canvas, digit_size, n_digits, frames, rule
         self.channels, self.device = channels, device
 
-    def clips(self, n, generator=None):
+    def clips(self, n, generator=None, frames=None):
         """n clips: video (n,channels,T,H,W) in [-1,1] on the device, caption (n, n_digits) of word ids on the device.
 
         The random numbers are drawn on the CPU from `generator`, so a seed means the same clips on every device.
+        frames (n,T): which frames of longer clips to show, in any order; None: self.frames in a row.
         """
         which = torch.randint(len(self.labels), (n, self.n_digits), generator=generator)
         to = lambda x: x.to(self.device, non_blocking=True)
         with torch.autocast(torch.device(self.device).type, enabled=False):    # pixels are exact, whoever asks
-            video = self.draw(self.images[to(which)], to(self.paths(n, generator)))
+            video = self.draw(self.images[to(which)], to(self.paths(n, generator, frames)))
         return (video * 2 - 1).expand(-1, self.channels, -1, -1, -1), to(self.labels[which] + 1)
 
-    def paths(self, n, generator=None):
+    def paths(self, n, generator=None, frames=None):
         """Top left corners (n, T, n_digits, 2) in whole pixels, y then x."""
+        frames = torch.arange(self.frames).expand(n, -1) if frames is None else frames - frames.min()
+        length = int(frames.max()) + 1
         free = torch.tensor(self.canvas) - self.size
         who = (n, self.n_digits)
         if self.rule == "official":
             position = torch.rand(*who, 2, generator=generator, dtype=torch.float64)
             direction = torch.rand(who, generator=generator, dtype=torch.float64) * 2 * math.pi
-            path = (official_path(position, direction, self.frames) * free).long()  # truncated, as the original does
+            path = (official_path(position, direction, length) * free).long()  # truncated, as the original does
         else:
             start = torch.stack([torch.randint(max(int(f), 1), who, generator=generator) for f in free], dim=-1)
             velocity = torch.randint(-4, 5, (*who, 2), generator=generator)
-            away = torch.randint(1, 5, (self.frames, 2, *who), generator=generator)
-            other = torch.randint(-4, 5, (self.frames, 2, *who), generator=generator)
+            away = torch.randint(1, 5, (length, 2, *who), generator=generator)
+            other = torch.randint(-4, 5, (length, 2, *who), generator=generator)
             path = stochastic_path(start, velocity, torch.stack([away, other], dim=-1), free.tolist())
-        return path.movedim(0, 1)
+        return path.movedim(0, 1)[torch.arange(n)[:, None], frames]
 
     def draw(self, digits, path):
         """digits (B,D,s,s) in [0,1], path (B,T,D,2) -> video (B,1,T,H,W) in [0,1].

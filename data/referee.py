@@ -15,7 +15,7 @@ import torch.nn.functional as nnf
 from tqdm import tqdm
 
 from data.moving_mnist import MovingMNIST, load_digits
-from sora import tune_cpu
+from data.cli import tune_cpu
 
 WEIGHTS = Path(__file__).with_name("referee.pt")
 SETTINGS = [dict(canvas=(32, 32), digit_size=20, n_digits=1), dict(canvas=(32, 32), digit_size=20, n_digits=2),

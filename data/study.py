@@ -21,17 +21,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-import sora
 import train
-from data import plots
-from data.cli import run_script
+from data import cli, plots
+from data.cli import autocast, load_models, run_script, tune_cpu
 from data.clips import write_clip
 from data.frame_vae import FrameVAE
 from data.judge import Judge, real_clips
 from data.moving_mnist import IDX_FILES, load_digits
-from data.score import likeness, sample_clips, through_vae
-from sora import (PRESETS, SPACE, TIME, InputError, VideoVAE, autocast, diffusion_loss, load_checkpoint, load_models,
-                  tune_cpu)
+from data.score import clip_loss, likeness, sample_clips, through_vae
+from sora import (PRESETS, SPACE, TIME, InputError, VideoVAE, load_checkpoint)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OUT, RESULTS = Path("out/study"), Path("data/results")
@@ -66,7 +64,7 @@ def few_digits(folder, per_class):
 
 def use(name):
     """Puts the VAE class of a run into its place."""
-    sora.VideoVAE = train.VideoVAE = FrameVAE if name == "frame-vae" else VideoVAE
+    cli.VideoVAE = train.VideoVAE = FrameVAE if name == "frame-vae" else VideoVAE
 
 
 def trained(folder, flags, mark):
@@ -100,16 +98,6 @@ def run(name):
             kept.with_suffix(".tmp").replace(kept)
 
 
-@torch.no_grad()
-def held_out_loss(config, vae, dit, process, n=512):
-    """The training loss on held-out digits; noise and levels are the same for all models of one process. To compare
-    only where the prediction is the same."""
-    generator, losses = torch.Generator(DEVICE).manual_seed(0), []
-    for video, caption in zip(*(x.to(DEVICE).split(64) for x in real_clips(config, "heldout", n))):
-        losses.append(diffusion_loss(dit, process, vae.encode(video), caption, generator=generator)[0])
-    return torch.stack(losses).mean().item()
-
-
 def training_flops(config, dit, steps):
     """Floating point operations of the transformer's training, counted: forward and backward of one step, x steps."""
     B, F = config.batch, config.frames // TIME
@@ -123,7 +111,7 @@ def evaluate(name, mark, judge, n=128):
     """Yields the numbers of a checkpoint: (guidance or "", metric, (value, low, high))."""
     use(name)
     config, vae, dit, process, _ = load_models(OUT / name / f"step{mark}.pt", DEVICE)
-    for metric, value in (("loss", held_out_loss(config, vae, dit, process)),
+    for metric, value in (("loss", clip_loss(dit, vae, process, config, real_clips(config, "heldout", 512))),
                           ("flops", training_flops(config, dit, mark)),
                           ("parameters", sum(p.numel() for p in dit.parameters()))):
         yield "", metric, (value, value, value)

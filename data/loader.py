@@ -1,0 +1,163 @@
+"""Where training clips come from: moving MNIST, or a folder of videos, decoded once and then read from disk.
+
+    FOLDER/wave one hand/anna.mp4        what ffmpeg reads, .gif, .npy of uint8 (T,H,W) or (T,H,W,3), or
+    FOLDER/wave one hand/ben/0001.png    a folder of pictures, in the order of their names
+
+The caption is the name of the folder that the clip lies in, or the text of a .txt beside it (anna.txt). Frames are
+scaled until they cover the canvas, and the middle is cut out; every `stride`-th is kept. A training clip is a window of
+frames that starts anywhere in a clip, long clips being drawn more often. Some whole clips are held out.
+"""
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.cli import check
+from data.clips import PICTURES, make_folder, read_frames, resize, to_float
+from data.moving_mnist import MovingMNIST, load_digits
+from sora import TIME, InputError
+
+VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".gif", ".npy")
+
+
+def find_clips(folder):
+    """Every clip below a folder, by name: a list of (path, caption, size and time of the files)."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        pictures = [p for p in path.iterdir() if p.suffix.lower() in PICTURES] if path.is_dir() else []
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if pictures or path.is_file() and path.suffix.lower() in VIDEOS:
+            text = path.with_suffix(".txt")
+            caption = text.read_text() if text.is_file() else path.parent.name if path.parent != folder else ""
+            stats = [p.stat() for p in sorted(pictures) or [path]]
+            found.append((str(path.relative_to(folder)), " ".join(caption.lower().split()),
+                          [[s.st_size, s.st_mtime_ns] for s in stats]))
+    return found
+
+
+def decode(folder, found, cache, size, channels, stride):
+    """Reads every clip and writes its frames one behind the other into cache.raw, uint8 (frames,H,W,channels), and what
+    is where into cache.json. Both appear only when they are whole."""
+    clips, skipped, total = [], {}, 0
+    raw = cache.with_suffix(".raw.tmp")
+    with raw.open("wb") as file:
+        for name, caption, _ in tqdm(found, "decoding", unit="clip"):
+            length = 0
+            try:
+                for i, frame in enumerate(read_frames(folder / name)):
+                    if i % stride == 0:
+                        pixels = resize(to_float(frame[None], channels), size)                 # (c,1,H,W)
+                        file.write(((pixels[:, 0].movedim(0, -1) + 1) * 127.5).round().byte().numpy().tobytes())
+                        length += 1
+                clips.append((name, caption, total, length))
+                total += length
+            except InputError as error:
+                skipped[name] = str(error)
+                file.seek(total * size[0] * size[1] * channels)                # what was written of it is written over
+        file.truncate()
+    os.replace(raw, cache.with_suffix(".raw"))
+    table = cache.with_suffix(".json.tmp")
+    table.write_text(json.dumps({"found": found, "clips": clips, "skipped": skipped}))
+    os.replace(table, cache.with_suffix(".json"))
+
+
+def read_cache(folder, size, channels, stride, cache=""):
+    """The cache of a folder, made anew if its files have changed: (frames (n,H,W,channels) on disk, clips, skipped)."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"--data {folder}: no such folder")
+    found = find_clips(folder)
+    if not found:
+        raise InputError(f"--data {folder}: no clips in it; expected {', '.join(VIDEOS)} or folders of pictures, in "
+                         "folders named by their captions")
+    place = Path(cache) if cache else folder / ".cache"
+    make_folder(place, "--cache")
+    path = place / f"{size[0]}x{size[1]}x{channels}-every{stride}"
+    try:
+        table = json.loads(path.with_suffix(".json").read_text())
+    except (OSError, ValueError):
+        table = {}
+    if table.get("found") != json.loads(json.dumps(found)):
+        path.with_suffix(".json").unlink(missing_ok=True)                      # it does not describe the next .raw
+        decode(folder, found, path, size, channels, stride)
+        table = json.loads(path.with_suffix(".json").read_text())
+    total = sum(length for *_, length in table["clips"])
+    frames = np.memmap(path.with_suffix(".raw"), np.uint8, "r", shape=(total, *size, channels)) if total else None
+    return frames, table["clips"], table["skipped"]
+
+
+class ClipFolder:
+    """Windows of the clips in a folder, with the interface of MovingMNIST. `words`: those of all captions, sorted.
+
+    split "train" or "heldout": held out are the clips whose name has one of the words in `heldout`, or every tenth.
+    """
+
+    def __init__(self, config, split, device="cpu", verbose=False):
+        self.frames, self.device, need = config.frames, device, config.frames
+        self.pixels, clips, skipped = read_cache(config.data, (config.height, config.width), config.channels,
+                                                 config.stride, config.cache)
+        skipped |= {name: f"{length} frames, expected at least {need}" for name, _, _, length in clips if length < need}
+        clips = [clip for clip in clips if clip[3] >= need]
+        for name, why in skipped.items() if verbose else ():
+            print(f"skipped {name}: {why}")
+        if len(clips) < 2:
+            raise InputError(f"--data {config.data}: {len(clips)} usable clips, {len(skipped)} skipped; expected at "
+                             f"least 2 of {need} frames or more, one of them to hold out")
+        parts = config.heldout.split()
+        out = [any(part in name for part in parts) if parts else i % 10 == min(9, len(clips) - 1)
+               for i, (name, *_) in enumerate(clips)]
+        if all(out) or not any(out):
+            raise InputError(f"--heldout {config.heldout!r}: holds out {sum(out)} of {len(clips)} clips; expected "
+                             "parts of the names of some")
+        self.words = sorted({word for _, caption, *_ in clips for word in caption.split()})
+        self.names, captions, first, length = zip(*[c for c, o in zip(clips, out) if o == (split == "heldout")])
+        self.first, self.length, self.longest = torch.tensor(first), torch.tensor(length), max(length)
+        ids = [[self.words.index(word) + 1 for word in caption.split()] for caption in captions]
+        most = max(1, max(map(len, ids)))
+        self.captions = torch.tensor([row + [0] * (most - len(row)) for row in ids])           # (clips, words)
+        if verbose:
+            print(f"{len(clips)} clips in {config.data} ({len(skipped)} skipped): {len(first)} to train on, "
+                  f"{sum(out)} held out, {len(self.words)} words")
+
+    def clips(self, n, generator=None, frames=None):
+        """As MovingMNIST.clips: video (n,c,T,H,W) in [-1,1], caption (n,words). frames (n,T), if given, count from the
+        window's first frame and must not span more than `longest`."""
+        frames = torch.arange(self.frames).expand(n, -1) if frames is None else frames
+        low, high = frames.amin(1), frames.amax(1)
+        room = (self.length - (high - low)[:, None]).clamp(min=0).double()     # (n,clips): places to start
+        which = torch.multinomial(room, 1, generator=generator)                # (n,1)
+        start = (torch.rand(n, 1, generator=generator, dtype=torch.float64) * room.gather(1, which)).long()
+        index = self.first[which] + start + frames - low[:, None]              # (n,T)
+        video = torch.from_numpy(self.pixels[index.numpy()]).to(self.device)   # (n,T,H,W,c)
+        return video.movedim(-1, 1).float() / 127.5 - 1, self.captions[which[:, 0]].to(self.device)
+
+
+def load_data(config, split, device="cpu", verbose=False):
+    """The clips that a config names: split "train", or "heldout", which shares no digit and no clip with it."""
+    if config.data:
+        return ClipFolder(config, split, device, verbose)
+    return MovingMNIST(*load_digits(split, config.mnist), (config.height, config.width), config.digit_size,
+                       config.digits, config.frames, config.rule, config.channels, device)
+
+
+def load_mix(config, device):
+    """What a training step consists of: a list of (data, number of clips), one for each shape."""
+    if not config.shapes:
+        return [(load_data(config, "train", device, verbose=True), config.batch)]
+    mix = []
+    for part in config.shapes.split():
+        try:
+            shape, _, n = part.partition(":")
+            frames, height, width = map(int, shape.split("x"))
+            one = replace(config, frames=-(-frames // TIME) * TIME, height=height, width=width, batch=int(n))
+            check(replace(one, frames=max(one.frames, 2 * TIME)) if frames > 0 else one)       # an image is fine here
+        except ValueError as error:
+            expected = "FRAMESxHEIGHTxWIDTH:CLIPS, such as 16x32x48:8"
+            raise InputError(f"--shapes {part}: {error if isinstance(error, InputError) else expected}") from None
+        mix.append((load_data(one, "train", device, verbose=not mix), one.batch))
+    return mix
