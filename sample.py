@@ -52,10 +52,10 @@ def parse(argv=None):
     add("--guidance", type=float, help="classifier-free guidance scale, 1 is none (left out: as in the config)")
     add("--sampler", help="ddpm: ancestral or ddim; sit: euler or heun (left out: the first)")
     add("--window", type=int, help="video frames sampled jointly, rounded up to 4 (left out: as in training)")
-    add("--context", type=int, help="video frames of the past that a window sees, rounded up to 4 (half of the window)")
+    add("--context", type=int, help="video frames of the past that a window sees, rounded up to 4 (up to half of it)")
     add("--context-noise", type=float, default=0.0, help="deviation of noise added to the context, 0 to 1 (0)")
     add("--anchor", action=argparse.BooleanOptionalAction, default=True, help="windows keep the first 4 frames (yes)")
-    add("--history-guidance", type=float, default=1.0, help="guidance scale of the known frames, 1 is none (1)")
+    add("--history-guidance", type=float, default=1.0, help="guidance scale of the known frames (1: none)")
     add("--fps", type=float, default=12, help="frames a second of the file (12)")
     add("--scale", type=int, default=1, help="enlarge every pixel to SCALE x SCALE (1)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cpu or mps")
@@ -67,8 +67,7 @@ def word_ids(prompt, words, n, device):
     for word in prompt.split():
         if word not in words:
             raise InputError(f"prompt word {word!r} is not known; the words of this checkpoint: {', '.join(words)}")
-    ids = [words.index(word) + 1 for word in prompt.split()] or [0]
-    return torch.tensor([ids] * n, device=device)
+    return torch.tensor([[words.index(word) + 1 for word in prompt.split()] or [0]] * n, device=device)
 
 
 def given_names(args):
@@ -82,18 +81,17 @@ def check_flags(args):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name} {value}: expected more than 0")
-    number = lambda value: math.isfinite(value or 0)
-    for name, fine, expected in (("guidance", number(args.guidance), "a number, 1 for none"),
-                                 ("history_guidance", number(args.history_guidance), "a number, 1 for none"),
+    for name, fine, expected in (("guidance", math.isfinite(args.guidance or 0), "a number, 1 for none"),
+                                 ("history_guidance", math.isfinite(args.history_guidance), "a number, 1 for none"),
                                  ("seed", 0 <= args.seed < 2 ** 63, "0 to 2^63 - 1"),
                                  ("context_noise", 0 <= args.context_noise < 1, "0 to less than 1"),
                                  ("strength", args.strength is None or 0 < args.strength <= 1, "up to 1, not 0"),
                                  ("strength", args.strength is None or args.edit, "only with --edit"),
+                                 ("size", not args.size or args.resize or not given_names(args),
+                                  "that of what is given: leave it out, or add --resize"),
                                  ("resize", not args.resize or given_names(args), "only with a clip or picture")):
         if not fine:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected {expected}")
-    if args.size and not args.resize and any(given_names(args)):
-        raise InputError(f"--size {args.size}: the size is that of what is given; leave it out, or add --resize")
     check_device(args.device)
     if args.score:
         return clips.make_folder(Path(args.ckpt).parent)
@@ -121,14 +119,13 @@ def plan(args, config, given, window, context):
     seen = 0 if args.edit else known // TIME                                   # known latent frames
     room = back // TIME if args.connect else 0 if args.loop else window - min(seen, context)
     print("new frames are sampled jointly" if total - seen <= room else f"new frames: windows of {window * TIME} slide")
-    over = total * TIME - frames if args.extend_backward else 0
-    return total, 3 if args.image else frames if args.loop else over, frames
+    drop = 3 if args.image else frames if args.loop else bool(args.extend_backward) * (total * TIME - frames)
+    return total, drop, frames
 
 
-def pieces(args, models, nothing, given, total, caption, window, context, sampling):
+def pieces(args, models, nothing, given, total, caption, window, context, anchor, sampling):
     """Yields the video's latent frames in the order of time, and with those of a given clip the clip (else None)."""
-    config, vae, dit, process, _ = models
-    anchor = config.reach // TIME if args.anchor else 0
+    _, vae, dit, process, _ = models
     known = [vae.encode(clip).expand(len(caption), -1, -1, -1, -1) for clip in given]
     back, gap = window - 2 * max(context // 2, 1), total - sum(latent.shape[2] for latent in known)
     slide = lambda past, **more: extend(dit, process, past, caption, window, context, anchor, **more, **sampling)
@@ -192,10 +189,11 @@ def main(argv=None):
     elif not config.data and caption.shape[1] != config.digits:
         print(f"note: the captions of this model's training clips have {config.digits} words, yours {caption.shape[1]}")
     window = -(-(args.window or config.frames) // TIME)                        # in latent frames, rounded up
-    context = -(-args.context // TIME) if args.context else window // 2
-    if not 0 < context < window:
+    anchor = config.reach // TIME if args.anchor else 0
+    context = -(-args.context // TIME) if args.context else max((window - bool(anchor)) // 2, 1)
+    if not 0 < context < window - bool(anchor):
         raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME}"
-                         f" frames of context and {TIME} new ones")
+                         f" frames of context{', the anchor' if anchor else ''} and {TIME} new ones")
     size = clips.parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
     given = [clips.given_clip(name, config, size if args.resize else None, still=bool(args.image),
                               keep_end=bool(args.extend or args.connect and i == 0)).to(args.device)
@@ -204,10 +202,10 @@ def main(argv=None):
         raise InputError(f"--connect {' '.join(args.connect)}: the clips differ in size; --resize makes them equal")
     sampling["generator"] = torch.Generator(args.device).manual_seed(args.seed)
     total, drop, frames = plan(args, config, given, window, context)
-    height, width = given[0].shape[3:] if given else size
-    nothing = torch.zeros(len(caption), config.latent_channels, 0, height // SPACE, width // SPACE, device=args.device)
+    h, w = (edge // SPACE for edge in (given[0].shape[3:] if given else size))
+    nothing = torch.zeros(len(caption), config.latent_channels, 0, h, w, device=args.device)
     with autocast(args.device):
-        latents = pieces(args, models, nothing, given, total, caption, window, context, sampling)
+        latents = pieces(args, models, nothing, given, total, caption, window, context, anchor, sampling)
         writer = clips.ClipWriter(args.out, frames, args.fps, args.scale)
         try:
             error = write_video(vae, latents, drop, frames, writer)

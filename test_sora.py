@@ -27,7 +27,7 @@ import sora
 import train
 from data import cli, clips, drift, loader, metrics, plots, score, study
 from data.judge import Judge, real_clips
-from data.loader import load_data
+from data.loader import load_data, load_mix
 from data.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
 from sora import (DDPM, TIME, Config, DiT, InputError, SiT, VideoVAE, diffusion_loss, draw_windows, extend, generate,
                   grid_coords, guided, load_checkpoint, patchify, rope_angles, rotate, save_checkpoint, unpatchify)
@@ -1137,6 +1137,31 @@ def test_windows_are_the_frames_asked_for_and_stay_in_their_clip(folder):
     assert third.length.tolist() == [22] and (number(third.clips(9)[0]).diff(dim=1) == 3).all()
 
 
+def test_a_step_packs_the_shapes_asked_for(folder):
+    """Six shapes, images among them: the mix of every step is the requested one, and no token is padding."""
+    shapes = "16x32x32:3 8x32x48:2 8x48x32:2 24x16x16:1 20x24x40:1 1x32x32:4"
+    mix, words, config = load_mix(replace(MINI, shapes=shapes, digit_size=14), "cpu")
+    assert [n for _, n in mix] == [3, 2, 2, 1, 1, 4] and words == MovingMNIST.words and config.reach == 48
+    dit, groups, seen = lively(DiT(MINI, 10)), [], []
+    for data, n in mix:
+        known, times, frames = draw_windows(config, n, data.frames // TIME)
+        video, caption = data.clips(n, frames=frames)
+        assert video.shape[2] == frames.shape[1]
+        groups.append((torch.randn(n, 4, frames.shape[1] // TIME, video.shape[3] // 8, video.shape[4] // 8), caption,
+                       known, times))
+    dit.forward_tokens = lambda tokens, *rest, real=dit.forward_tokens: (seen.append(tokens), real(tokens, *rest))[1]
+    loss, error, t = diffusion_loss(dit.packed, SiT(), config, groups)
+    requested = 3 * 4 * 16 + 2 * 2 * 24 + 2 * 2 * 24 + 6 * 4 + 5 * 15 + 4 * 16
+    assert len(seen[0]) == requested and torch.isfinite(loss) and len(error) == 3 * 4 + 2 * 2 + 2 * 2 + 6 + 5 + 4
+    clips_of_folder, _, config = load_mix(folder_config(folder, shapes="8x32x32:2 16x16x48:1", heldout="one"), "cpu")
+    assert [data.clips(n)[0].shape for data, n in clips_of_folder] == [(2, 3, 8, 32, 32), (1, 3, 16, 16, 48)]
+    assert config.reach == 24                                                  # 64 frames, less 16, on either side
+    for wrong, said in (("16x32:3", "FRAMESxHEIGHTxWIDTH"), ("16x30x32:3", "not a multiple of 8"),
+                        ("0x32x32:2", "frames 0")):
+        with pytest.raises(InputError, match=said):
+            load_mix(replace(MINI, shapes=wrong), "cpu")
+
+
 def test_what_cannot_be_used_is_named_and_skipped(folder, capsys):
     (folder / "wave" / "broken.mp4").write_bytes(b"no video" * 99)
     (folder / "wave" / "cut.mp4").write_bytes((folder / "wave" / "one.mp4").read_bytes()[:300])
@@ -1183,7 +1208,7 @@ def test_an_interrupted_decode_leaves_no_cache(folder, monkeypatch):
 def test_a_folder_becomes_a_video_in_two_commands(folder, capsys):
     out = folder.parent / "out"
     call(train.main, *TINY_RUN, "--data", folder, "--heldout", "one", "--channels", 3, "--reach", 48, "--out", out)
-    assert load_checkpoint(out / "sora.pt")["config"].reach == 24              # on either side: a clip has 64 frames, a window 16
+    assert load_checkpoint(out / "sora.pt")["config"].reach == 24     # either way: a clip has 64 frames, a window 16
     call(sample.main, "--ckpt", out / "sora.pt", "--prompt", "jump high", "--out", out / "jump.npy")
     assert np.load(out / "jump.npy").shape == (16, 32, 32, 3)
     call(sample.main, "--ckpt", out / "sora.pt", "--extend", folder / "wave" / "one.mp4", "--prompt", "wave", "--size",

@@ -78,9 +78,7 @@ def start(args):
         if given.setdefault(name, value := getattr(old, name)) != value:
             raise InputError(f"--{name.replace('_', '-')} {given[name]}: {source} has {value}; leave it out")
     c = check(replace(old if args.resume or args.init else PRESETS[args.preset or "tiny"], **given))
-    mix = load_mix(c, args.device)
-    words, room = mix[0][0].words, min(data.longest - data.frames for data, _ in mix)
-    c = replace(c, reach=min(c.reach, room // (2 * TIME) * TIME))              # anchors come from within a clip
+    mix, words, c = load_mix(c, args.device)
     torch.manual_seed(c.seed)                                                  # the initial weights
     vae, dit = VideoVAE(c).to(args.device), DiT(c, len(words)).to(args.device)
     run = SimpleNamespace(

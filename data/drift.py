@@ -106,10 +106,10 @@ def main(argv=None):
     add("--arms", nargs="+", choices=ARMS, default=ARMS, help="(both)")
     add("--seed", type=int, default=0)
     add("--window", type=int, help="video frames sampled jointly (as in training)")
-    add("--context", type=int, help="video frames of the past that a window sees (half of the window)")
+    add("--context", type=int, help="video frames of the past that a window sees (half of what is free)")
     add("--context-noise", type=float, default=0.0)
     add("--history-guidance", type=float, default=1.0)
-    add("--anchor", action=argparse.BooleanOptionalAction, default=True)
+    add("--anchor", action=argparse.BooleanOptionalAction, default=True, help="windows keep the first 4 frames (yes)")
     add("--steps", type=int)
     add("--guidance", type=float)
     add("--sampler")
@@ -126,10 +126,11 @@ def main(argv=None):
     if args.sampler not in (None, *process.samplers):
         raise InputError(f"--sampler {args.sampler}: expected one of {', '.join(process.samplers)}")
     window = -(-(args.window or config.frames) // TIME)                        # in latent frames, rounded up
-    context = -(-args.context // TIME) if args.context else window // 2
-    if not 0 < context < window:
-        raise InputError(f"--context {context * TIME}, --window {window * TIME} frames: expected {TIME} up to less")
     anchor = config.reach // TIME if args.anchor else 0
+    context = -(-args.context // TIME) if args.context else max((window - bool(anchor)) // 2, 1)
+    if not 0 < context < window - bool(anchor):
+        raise InputError(f"--context {context * TIME}, --window {window * TIME} frames: expected at least {TIME} frames"
+                         f" of context{', the anchor' if anchor else ''} and {TIME} new ones")
     sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler, context_noise=args.context_noise,
                     guidance=config.guidance if args.guidance is None else args.guidance,
                     history_guidance=args.history_guidance)

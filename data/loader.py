@@ -146,10 +146,9 @@ def load_data(config, split, device="cpu", verbose=False):
 
 
 def load_mix(config, device):
-    """What a training step consists of: a list of (data, number of clips), one for each shape."""
-    if not config.shapes:
-        return [(load_data(config, "train", device, verbose=True), config.batch)]
-    mix = []
+    """What a training step consists of: (a list of (data, number of clips), one for each shape; the words of captions;
+    the config, its `reach` no longer than the clips allow on either side)."""
+    mix = [] if config.shapes else [(load_data(config, "train", device, verbose=True), config.batch)]
     for part in config.shapes.split():
         try:
             shape, _, n = part.partition(":")
@@ -160,4 +159,5 @@ def load_mix(config, device):
             expected = "FRAMESxHEIGHTxWIDTH:CLIPS, such as 16x32x48:8"
             raise InputError(f"--shapes {part}: {error if isinstance(error, InputError) else expected}") from None
         mix.append((load_data(one, "train", device, verbose=not mix), one.batch))
-    return mix
+    room = min(data.longest - data.frames for data, _ in mix) // (2 * TIME) * TIME
+    return mix, mix[0][0].words, replace(config, reach=min(config.reach, room))

@@ -6,8 +6,9 @@
     python -m data.study digits        450, 150 and 50 different training digits a class
 
 All share one VAE with 16 latent channels, which is trained first, but for those of the last two studies that need one
-of their own. (The preset has 8 channels since the third study.) Checkpoints and their numbers go to out/study (delete
-it to start over), the tables and the plots to data/results.
+of their own. (The preset has 8 channels since the third study.) Fewer training clips have known frames than in the
+preset. Checkpoints and their numbers go to out/study (delete it to start over), the tables and the plots to
+data/results.
 """
 import argparse
 import csv
@@ -35,6 +36,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OUT, RESULTS = Path("out/study"), Path("data/results")
 MARKS = (150, 300, 600)                                                        # steps at which a run is looked at
 VAE = ["--latent-channels", 16, "--vae-steps", 4000]
+MIX = "--known 0.375 --anchors 0 --stills 0 --forcing 0 --caption-drop-known 0.1".split()  # no practice for long video
 SHARED = ["--vae", OUT / "vae" / "sora.pt"]
 PROCESSES = {"v": [], "sit": ["--process", "sit"], "eps": ["--prediction", "eps"], "x0": ["--prediction", "x0"]}
 BASE = {"width192-patch1": SHARED}                                             # the preset tiny; every study has it
@@ -91,7 +93,7 @@ def run(name):
     for mark in MARKS:
         kept = OUT / name / f"step{mark}.pt"
         if not kept.exists():
-            saved = trained(OUT / name, ["--steps", MARKS[-1], *RUNS[name]], mark)
+            saved = trained(OUT / name, ["--steps", MARKS[-1], *MIX, *RUNS[name]], mark)
             if (step := load_checkpoint(saved)["step"]) != mark:
                 raise InputError(f"{saved}: at step {step}, past {mark}; delete {saved.parent} to train it again")
             shutil.copy(saved, kept.with_suffix(".tmp"))
