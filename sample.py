@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from data import clips, score
-from data.cli import autocast, check_device, load_models, run_script, tune_cpu
+from data.cli import autocast, check_device, load_models, run_script, tune_cpu, window_of
 from sora import SPACE, TIME, InputError, connect, extend, take
 
 
@@ -64,10 +64,10 @@ def parse(argv=None):
 
 def word_ids(prompt, words, n, device):
     """The prompt's words as ids (n, words): 1 for the first word of the vocabulary; no prompt: 0."""
-    for word in prompt.split():
+    for word in prompt.lower().split():
         if word not in words:
             raise InputError(f"prompt word {word!r} is not known; the words of this checkpoint: {', '.join(words)}")
-    return torch.tensor([[words.index(word) + 1 for word in prompt.split()] or [0]] * n, device=device)
+    return torch.tensor([[words.index(word) + 1 for word in prompt.lower().split()] or [0]] * n, device=device)
 
 
 def given_names(args):
@@ -101,7 +101,7 @@ def check_flags(args):
             raise InputError(f"--out {args.out}: would be written over {name}; choose another name")
 
 
-def plan(args, config, given, window, context):
+def plan(args, config, given, window, context, anchor):
     """What to make: (latent frames in all, video frames to drop at the start, video frames to show)."""
     known, back = sum(clip.shape[2] for clip in given), (window - 2 * max(context // 2, 1)) * TIME
     if (args.connect or args.loop) and back < TIME:
@@ -118,6 +118,7 @@ def plan(args, config, given, window, context):
         frames = total * TIME
     seen = 0 if args.edit else known // TIME                                   # known latent frames
     room = back // TIME if args.connect else 0 if args.loop else window - min(seen, context)
+    room -= bool(anchor) and seen > context                                    # the place of the anchor
     print("new frames are sampled jointly" if total - seen <= room else f"new frames: windows of {window * TIME} slide")
     drop = 3 if args.image else frames if args.loop else bool(args.extend_backward) * (total * TIME - frames)
     return total, drop, frames
@@ -188,12 +189,7 @@ def main(argv=None):
         sampling["guidance"] = args.history_guidance                           # there is no caption to guide towards
     elif not config.data and caption.shape[1] != config.digits:
         print(f"note: the captions of this model's training clips have {config.digits} words, yours {caption.shape[1]}")
-    window = -(-(args.window or config.frames) // TIME)                        # in latent frames, rounded up
-    anchor = config.reach // TIME if args.anchor else 0
-    context = -(-args.context // TIME) if args.context else max((window - bool(anchor)) // 2, 1)
-    if not 0 < context < window - bool(anchor):
-        raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME}"
-                         f" frames of context{', the anchor' if anchor else ''} and {TIME} new ones")
+    window, context, anchor = window_of(args, config)                          # in latent frames
     size = clips.parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
     given = [clips.given_clip(name, config, size if args.resize else None, still=bool(args.image),
                               keep_end=bool(args.extend or args.connect and i == 0)).to(args.device)
@@ -201,7 +197,7 @@ def main(argv=None):
     if len({clip.shape[3:] for clip in given}) > 1:
         raise InputError(f"--connect {' '.join(args.connect)}: the clips differ in size; --resize makes them equal")
     sampling["generator"] = torch.Generator(args.device).manual_seed(args.seed)
-    total, drop, frames = plan(args, config, given, window, context)
+    total, drop, frames = plan(args, config, given, window, context, anchor)
     h, w = (edge // SPACE for edge in (given[0].shape[3:] if given else size))
     nothing = torch.zeros(len(caption), config.latent_channels, 0, h, w, device=args.device)
     with autocast(args.device):

@@ -293,9 +293,9 @@ def rotate(x, cos, sin):
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# 4. The diffusion transformer. Its core sees tokens, never a grid: which token belongs to which latent frame of which
-# clip is said by `row`, and noise level and caption are given per row.
-# Tests: block_is_the_identity_at_initialisation, attention_mask_separates_packed_clips.
+# 4. The diffusion transformer. Its core sees tokens, clip after clip, never a grid: which latent frame of which clip a
+# token belongs to is said by `row`, and noise level and caption are given per row.
+# Tests: block_is_the_identity_at_initialisation, tokens_are_a_set, packed_clips_do_not_see_each_other.
 # ------------------------------------------------------------------------------------------------------------------
 
 def norm(x):
@@ -395,11 +395,11 @@ class DiT(nn.Module):
                 zip(parts, sizes, groups)]
 
     def forward_tokens(self, tokens, coords, row, t, caption, sizes):
-        """The core. Tokens in any number and order -> a prediction for each, in the same order, (L,C·p·p).
+        """The core. Tokens of any number of clips -> a prediction for each, in the same order, (L,C·p·p).
 
-        tokens (L,C·p·p); coords (L,5): f, y, x, canvas h, w in patches; row (L,): which latent frame of which clip a
-        token belongs to; t (R,) in [0,1] and caption (R,words) of each row; sizes: a list of (n, l), first come n clips
-        of l tokens each, and so on; tokens of the same clip see each other.
+        tokens (L,C·p·p), clip after clip, those of a clip in any order; coords (L,5): f, y, x, canvas h, w in patches;
+        row (L,): which latent frame of which clip a token belongs to; t (R,) in [0,1] and caption (R,words) of each
+        row; sizes: a list of (n, l), first come n clips of l tokens each, and so on. Tokens of a clip see each other.
         """
         f, y, x, h, w = coords.unbind(-1)
         walls = torch.stack([y, h - 1 - y, x, w - 1 - x], dim=-1)  # RoPE is relative, but where things bounce is not
@@ -444,7 +444,7 @@ class DDPM:
     def level_of(self, noise):
         """The level whose noise has this standard deviation, rounded up: a number or tensor in [0,1) -> integer t."""
         deviation = (1 - self.alpha_bar).sqrt()                                # rises with t
-        return torch.searchsorted(deviation, torch.as_tensor(noise, device=deviation.device))
+        return torch.searchsorted(deviation, torch.as_tensor(noise, dtype=deviation.dtype, device=deviation.device))
 
     def schedule(self, steps, device=None):
         """The levels a sampler visits, from N down to 0: (steps+1,)."""
@@ -551,7 +551,7 @@ def make_process(config, device=None):
 # ------------------------------------------------------------------------------------------------------------------
 
 def draw_windows(config, B, F, generator=None):
-    """What B training clips of F latent frames are, so that the model has practised every use of sections 8 and 9.
+    """Draws what to show in B training clips of F latent frames: so every use in sections 8 and 9 is practised.
 
     In a share `config.known` some latent frames are known: at the start, at the end, or at both (the end may come out
     empty if the start is long), never all. A known first or last one may be an anchor, from up to `config.reach` video
@@ -594,9 +594,9 @@ def diffusion_loss(model, process, config, groups, generator=None):
         draw_levels = lambda *shape: process.draw_levels(shape, generator, x0.device)
         drop = torch.where(known.any(1, keepdim=True), config.caption_drop_known, config.caption_drop)
         caption = caption.masked_fill(uniform(B, 1) < drop, 0)
-        context = process.level_of(0.6 * (uniform(B, 1) - 0.5).clamp(min=0))   # (B,1)
-        context = torch.where(uniform(B, 1) < config.forcing, draw_levels(B, F), context)
-        t = torch.where(known, context, draw_levels(B, 1))                     # (B,F)
+        known_level = process.level_of(0.6 * (uniform(B, 1) - 0.5).clamp(min=0))           # (B,1): of half of them 0
+        known_level = torch.where(uniform(B, 1) < config.forcing, draw_levels(B, F), known_level)
+        t = torch.where(known, known_level, draw_levels(B, 1))                 # (B,F)
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
         noisy.append((process.q_sample(x0, t, eps), t / process.N, caption, times))
         targets.append(process.target(x0, eps, t))
@@ -633,12 +633,12 @@ def make_optimizers(net, lr_muon, lr):
 def guided(model, known, noise, scale, history):
     """The model with guidance: away from what it says without a caption, and without the known frames.
 
-        out = scale * model(history, caption) + (history - scale) * model(history) + (1 - history) * model()
+        out = model() + history * (model(known) - model()) + scale * (model(known, caption) - model(known))
 
-    With history = 1 this is classifier-free guidance (Ho & Salimans, eq. 6; scale is 1 + their w). The paper guides
-    eps; v, x0 and the velocity are linear in eps at a given x_t, so guiding them is the same. All channels are guided.
-    With scale = history, known frames and caption are guided as one; if there is no caption, that is the history
-    guidance of Song et al. 2025. model() sees `noise` at the last level, t = 1, in the place of the known frames.
+    where model() is told neither: it sees `noise` at the last level, t = 1, in the place of the known frames. With
+    history = 1 this is classifier-free guidance (Ho & Salimans, eq. 6; scale is 1 + their w). The paper guides eps;
+    v, x0 and the velocity are linear in eps at a given x_t, so guiding them is the same. All channels are guided.
+    Without a caption and with scale = history, it is the history guidance of Song et al. 2025.
     """
     def with_guidance(x, t, caption):
         nothing = torch.zeros_like(caption)
@@ -699,8 +699,8 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
 
     past (B,C,F,h,w): the latent frames so far, F may be 0; window: latent frames sampled jointly, of which up to
     `context` are the newest of the past; sampling: passed on to `generate`.
-    anchor: 0, or the first latent frame of all stays in every window, to remember by, once it would drop out of it; it
-    stands where it was, but at most this many latent frames before the context (the config's `reach` is trained).
+    anchor: how many latent frames before the context the first one of all may stand, 0 to do without: it stays in every
+    window, to remember by; where it was, or this far away if that was farther (trained: the config's `reach`).
     backward: `past` is what comes after, and what is before it is yielded, the nearest frames first.
     draft (B,C,F',h,w), forward only: the new frames start from these, if `strength` is below 1, and end where they end.
     """
@@ -727,7 +727,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
             times = -times.flip(0) if backward else times
         new = fill(model, process, *around, caption, times=times, **sampling)
         yield new
-        first = first if length else new[:, :, :1]
+        first = first if length else new[:, :, -1:] if backward else new[:, :, :1]
         past, length = join(near, new), length + new.shape[2]
 
 
@@ -761,7 +761,7 @@ def connect(model, process, before, after, gap, caption, window, context, **samp
 # 10. Checkpoints, one file with everything, written so that a crash never leaves half of one.
 # ------------------------------------------------------------------------------------------------------------------
 
-FORMAT = 1  # goes up when an old checkpoint can no longer be read
+FORMAT = 2  # goes up when an old checkpoint can no longer be read
 
 
 def save_checkpoint(path, **state):

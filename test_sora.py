@@ -1037,10 +1037,11 @@ def test_a_loop_ends_where_it_began(trained):
     """The decoder comes from the last frames to the first: going round once more gives the same frames again."""
     models = config, vae, *_ = cli.load_models(trained / "sora.pt")
     args = sample.parse(["--loop", "--frames", "40"])
-    total, drop, frames = sample.plan(args, config, [], 4, 2)
+    total, drop, frames = sample.plan(args, config, [], 4, 2, 0)
     nothing, words = torch.zeros(1, config.latent_channels, 0, 4, 4), torch.zeros(1, 1).long()
     with torch.no_grad():
-        latents = [latent for latent, _ in sample.pieces(args, models, nothing, [], total, words, 4, 2, dict(steps=2))]
+        parts = sample.pieces(args, models, nothing, [], total, words, 4, 2, 0, dict(steps=2))
+        latents = [latent for latent, _ in parts]
         once = torch.cat(latents, dim=2)
         assert (drop, frames, total, once.shape[2]) == (40, 40, 10, 20)
         again = vae.decode(torch.cat([once, once], dim=2))
@@ -1123,8 +1124,8 @@ def test_every_kind_of_clip_is_read_with_its_caption(folder, capsys):
 def test_windows_are_the_frames_asked_for_and_stay_in_their_clip(folder):
     """Brightness says which frame of the clip is shown; anchors, stills and strides are index arithmetic."""
     config = folder_config(folder, heldout="one.mp4 two.gif four", frames=16)
-    for wrong, count in (("one two three four", 4), ("nobody", 0)):
-        with pytest.raises(InputError, match=f"holds out {count} of 4"):
+    for wrong, counts in (("wave jump sit", "0 clips .* to train on, 4"), ("nobody", "to train on, 0 to hold out")):
+        with pytest.raises(InputError, match=counts):
             load_data(replace(config, heldout=wrong), "train")
     data = load_data(config, "train")                                          # 64 frames that count themselves
     number = lambda video: ((video[:, 1].mean((2, 3)) + 1) * 127.5 / 2).round().long()                # (n,T)
@@ -1155,9 +1156,13 @@ def test_a_step_packs_the_shapes_asked_for(folder):
     assert len(seen[0]) == requested and torch.isfinite(loss) and len(error) == 3 * 4 + 2 * 2 + 2 * 2 + 6 + 5 + 4
     clips_of_folder, _, config = load_mix(folder_config(folder, shapes="8x32x32:2 16x16x48:1", heldout="one"), "cpu")
     assert [data.clips(n)[0].shape for data, n in clips_of_folder] == [(2, 3, 8, 32, 32), (1, 3, 16, 16, 48)]
-    assert config.reach == 24                                                  # 64 frames, less 16, on either side
+    assert config.reach == 4 and (config.frames, config.height) == (8, 32)     # the first shape
+    words = [data.words for data, _ in clips_of_folder]
+    assert words[0] == words[1]
+    with pytest.raises(InputError, match="the checkpoint's are up, down"):
+        load_mix(folder_config(folder, heldout="one"), "cpu", ["up", "down"])
     for wrong, said in (("16x32:3", "FRAMESxHEIGHTxWIDTH"), ("16x30x32:3", "not a multiple of 8"),
-                        ("0x32x32:2", "frames 0")):
+                        ("0x32x32:2", "frames 0"), ("1x32x32:2", "only images")):
         with pytest.raises(InputError, match=said):
             load_mix(replace(MINI, shapes=wrong), "cpu")
 
@@ -1208,7 +1213,7 @@ def test_an_interrupted_decode_leaves_no_cache(folder, monkeypatch):
 def test_a_folder_becomes_a_video_in_two_commands(folder, capsys):
     out = folder.parent / "out"
     call(train.main, *TINY_RUN, "--data", folder, "--heldout", "one", "--channels", 3, "--reach", 48, "--out", out)
-    assert load_checkpoint(out / "sora.pt")["config"].reach == 24     # either way: a clip has 64 frames, a window 16
+    assert load_checkpoint(out / "sora.pt")["config"].reach == 4     # on either side of 16 frames, in a clip of 30
     call(sample.main, "--ckpt", out / "sora.pt", "--prompt", "jump high", "--out", out / "jump.npy")
     assert np.load(out / "jump.npy").shape == (16, 32, 32, 3)
     call(sample.main, "--ckpt", out / "sora.pt", "--extend", folder / "wave" / "one.mp4", "--prompt", "wave", "--size",
@@ -1225,7 +1230,11 @@ def test_folders_without_clips_are_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no clips in it" in complaint(train.main, "--data", tmp_path / "empty", "--out", tmp_path)
     said = complaint(train.main, "--data", folder, "--frames", 60, "--out", tmp_path)
-    assert "1 usable clips, 3 skipped; expected at least 2 of 60 frames" in said
+    assert "1 clips of 60 frames or more to train on, 0 to hold out" in said
+    data = {frames: load_data(folder_config(folder, heldout="one four", frames=frames), "heldout")
+            for frames in (8, 32)}
+    assert data[8].names == ("sit/four", "wave/one.mp4") and data[32].names == ("wave/one.mp4",)      # the same split
+    assert data[8].words == data[32].words
 
 
 # --- bad input: one clear line, exit code 2, nothing lost -----------------------------------------------------------

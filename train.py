@@ -78,7 +78,7 @@ def start(args):
         if given.setdefault(name, value := getattr(old, name)) != value:
             raise InputError(f"--{name.replace('_', '-')} {given[name]}: {source} has {value}; leave it out")
     c = check(replace(old if args.resume or args.init else PRESETS[args.preset or "tiny"], **given))
-    mix, words, c = load_mix(c, args.device)
+    mix, words, c = load_mix(c, args.device, saved["words"] if args.resume or args.init else None)
     torch.manual_seed(c.seed)                                                  # the initial weights
     vae, dit = VideoVAE(c).to(args.device), DiT(c, len(words)).to(args.device)
     run = SimpleNamespace(

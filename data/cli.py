@@ -59,6 +59,17 @@ def load_models(path, device="cpu"):
     return config, vae, dit, make_process(config, device), state["words"]
 
 
+def window_of(args, config):
+    """--window, --context and --anchor in latent frames, rounded up: (window, context, anchor as in `extend`)."""
+    window = -(-(args.window or config.frames) // TIME)
+    practised = args.anchor and config.known and config.anchors
+    context = -(-args.context // TIME) if args.context else max((window - 1) // 2 if practised else window // 2, 1)
+    if not 0 < context < window:
+        raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME}"
+                         f" frames of context and {TIME} new ones")
+    return window, context, config.reach // TIME if practised and context + 1 < window else 0
+
+
 def check_device(name):
     """Raises InputError unless tensors can be put on this device."""
     try:

@@ -19,12 +19,12 @@ import torch
 from tqdm import tqdm
 
 from data import plots
-from data.cli import autocast, check_device, load_models, run_script, tune_cpu
+from data.cli import autocast, check_device, load_models, run_script, tune_cpu, window_of
 from data.clips import make_folder
 from data.metrics import distance, interval
 from data.judge import Judge, readable, real_clips
 from data.score import through_vae
-from sora import SPACE, TIME, InputError, extend
+from sora import SPACE, InputError, extend
 
 ARMS = ("caption throughout", "caption for the first window")
 
@@ -125,12 +125,7 @@ def main(argv=None):
                          f"{config.frames} frames, and one or two digits, which the referee can read")
     if args.sampler not in (None, *process.samplers):
         raise InputError(f"--sampler {args.sampler}: expected one of {', '.join(process.samplers)}")
-    window = -(-(args.window or config.frames) // TIME)                        # in latent frames, rounded up
-    anchor = config.reach // TIME if args.anchor else 0
-    context = -(-args.context // TIME) if args.context else max((window - bool(anchor)) // 2, 1)
-    if not 0 < context < window - bool(anchor):
-        raise InputError(f"--context {context * TIME}, --window {window * TIME} frames: expected at least {TIME} frames"
-                         f" of context{', the anchor' if anchor else ''} and {TIME} new ones")
+    window, context, anchor = window_of(args, config)                          # in latent frames
     sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler, context_noise=args.context_noise,
                     guidance=config.guidance if args.guidance is None else args.guidance,
                     history_guidance=args.history_guidance)

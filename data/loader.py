@@ -8,7 +8,9 @@ scaled until they cover the canvas, and the middle is cut out; every `stride`-th
 frames that starts anywhere in a clip, long clips being drawn more often. Some whole clips are held out.
 """
 import json
+import math
 import os
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,12 +30,12 @@ def find_clips(folder):
     """Every clip below a folder, by name: a list of (path, caption, size and time of the files)."""
     found = []
     for path in sorted(folder.rglob("*")):
-        pictures = [p for p in path.iterdir() if p.suffix.lower() in PICTURES] if path.is_dir() else []
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
+        pictures = [p for p in path.iterdir() if p.suffix.lower() in PICTURES] if path.is_dir() else []
         if pictures or path.is_file() and path.suffix.lower() in VIDEOS:
-            text = path.with_suffix(".txt")
-            caption = text.read_text() if text.is_file() else path.parent.name if path.parent != folder else ""
+            text, named = path.with_suffix(".txt"), path.parent.name if path.parent != folder else ""
+            caption = text.read_text("utf-8", "replace") if text.is_file() else named
             stats = [p.stat() for p in sorted(pictures) or [path]]
             found.append((str(path.relative_to(folder)), " ".join(caption.lower().split()),
                           [[s.st_size, s.st_mtime_ns] for s in stats]))
@@ -82,11 +84,14 @@ def read_cache(folder, size, channels, stride, cache=""):
         table = json.loads(path.with_suffix(".json").read_text())
     except (OSError, ValueError):
         table = {}
-    if table.get("found") != json.loads(json.dumps(found)):
+    total = sum(length for *_, length in table.get("clips", ()))
+    whole = path.with_suffix(".raw").is_file() and path.with_suffix(".raw").stat().st_size == total * math.prod(
+        (*size, channels))
+    if not whole or table.get("found") != json.loads(json.dumps(found)):
         path.with_suffix(".json").unlink(missing_ok=True)                      # it does not describe the next .raw
         decode(folder, found, path, size, channels, stride)
         table = json.loads(path.with_suffix(".json").read_text())
-    total = sum(length for *_, length in table["clips"])
+        total = sum(length for *_, length in table["clips"])
     frames = np.memmap(path.with_suffix(".raw"), np.uint8, "r", shape=(total, *size, channels)) if total else None
     return frames, table["clips"], table["skipped"]
 
@@ -102,31 +107,31 @@ class ClipFolder:
         self.pixels, clips, skipped = read_cache(config.data, (config.height, config.width), config.channels,
                                                  config.stride, config.cache)
         skipped |= {name: f"{length} frames, expected at least {need}" for name, _, _, length in clips if length < need}
-        clips = [clip for clip in clips if clip[3] >= need]
         for name, why in skipped.items() if verbose else ():
             print(f"skipped {name}: {why}")
-        if len(clips) < 2:
-            raise InputError(f"--data {config.data}: {len(clips)} usable clips, {len(skipped)} skipped; expected at "
-                             f"least 2 of {need} frames or more, one of them to hold out")
+        # what is held out, and what a word's number is, must not depend on the length of the windows
+        self.words = sorted({word for _, caption, *_ in clips for word in caption.split()})
         parts = config.heldout.split()
         out = [any(part in name for part in parts) if parts else i % 10 == min(9, len(clips) - 1)
                for i, (name, *_) in enumerate(clips)]
-        if all(out) or not any(out):
-            raise InputError(f"--heldout {config.heldout!r}: holds out {sum(out)} of {len(clips)} clips; expected "
-                             "parts of the names of some")
-        self.words = sorted({word for _, caption, *_ in clips for word in caption.split()})
-        self.names, captions, first, length = zip(*[c for c, o in zip(clips, out) if o == (split == "heldout")])
-        self.first, self.length, self.longest = torch.tensor(first), torch.tensor(length), max(length)
+        usable = {part: [clip for clip, o in zip(clips, out) if o == (part == "heldout") and clip[3] >= need]
+                  for part in ("train", "heldout")}
+        if not all(usable.values()):
+            raise InputError(f"--data {config.data}: {len(usable['train'])} clips of {need} frames or more to train "
+                             f"on, {len(usable['heldout'])} to hold out (--heldout {config.heldout!r}), "
+                             f"{len(skipped)} skipped; expected some of each")
+        self.names, captions, first, length = zip(*usable[split])
+        self.first, self.length, self.usual = torch.tensor(first), torch.tensor(length), int(statistics.median(length))
         ids = [[self.words.index(word) + 1 for word in caption.split()] for caption in captions]
         most = max(1, max(map(len, ids)))
         self.captions = torch.tensor([row + [0] * (most - len(row)) for row in ids])           # (clips, words)
         if verbose:
-            print(f"{len(clips)} clips in {config.data} ({len(skipped)} skipped): {len(first)} to train on, "
-                  f"{sum(out)} held out, {len(self.words)} words")
+            print(f"{sum(map(len, usable.values()))} clips in {config.data} ({len(skipped)} skipped): "
+                  f"{len(first)} to train on, {len(usable['heldout'])} held out, {len(self.words)} words")
 
     def clips(self, n, generator=None, frames=None):
         """As MovingMNIST.clips: video (n,c,T,H,W) in [-1,1], caption (n,words). frames (n,T), if given, count from the
-        window's first frame and must not span more than `longest`."""
+        window's first frame; some clip must have as many as they span."""
         frames = torch.arange(self.frames).expand(n, -1) if frames is None else frames
         low, high = frames.amin(1), frames.amax(1)
         room = (self.length - (high - low)[:, None]).clamp(min=0).double()     # (n,clips): places to start
@@ -145,10 +150,13 @@ def load_data(config, split, device="cpu", verbose=False):
                        config.digits, config.frames, config.rule, config.channels, device)
 
 
-def load_mix(config, device):
+def load_mix(config, device, known_words=None):
     """What a training step consists of: (a list of (data, number of clips), one for each shape; the words of captions;
-    the config, its `reach` no longer than the clips allow on either side)."""
-    mix = [] if config.shapes else [(load_data(config, "train", device, verbose=True), config.batch)]
+    the config, with the first shape that is no image, and a `reach` for which half of the clips are long enough).
+
+    known_words: those of the checkpoint to go on from; InputError if they are others.
+    """
+    mix, first = [] if config.shapes else [(load_data(config, "train", device, verbose=True), config.batch)], None
     for part in config.shapes.split():
         try:
             shape, _, n = part.partition(":")
@@ -159,5 +167,12 @@ def load_mix(config, device):
             expected = "FRAMESxHEIGHTxWIDTH:CLIPS, such as 16x32x48:8"
             raise InputError(f"--shapes {part}: {error if isinstance(error, InputError) else expected}") from None
         mix.append((load_data(one, "train", device, verbose=not mix), one.batch))
-    room = min(data.longest - data.frames for data, _ in mix) // (2 * TIME) * TIME
-    return mix, mix[0][0].words, replace(config, reach=min(config.reach, room))
+        first = first or (frames > TIME and one)
+    if first is False:
+        raise InputError(f"--shapes {config.shapes}: only images; expected some shape of more than {TIME} frames")
+    words, room = mix[0][0].words, max(min(data.usual - data.frames for data, _ in mix), 0) // (2 * TIME) * TIME
+    if known_words not in (None, words):
+        raise InputError(f"--data {config.data}: its words are {', '.join(words)}; the checkpoint's are "
+                         f"{', '.join(known_words)}: train anew, with another --out")
+    shape = dict(frames=first.frames, height=first.height, width=first.width) if first else {}
+    return mix, words, replace(config, reach=min(config.reach, room), **shape)

@@ -96,7 +96,7 @@ class MovingMNIST:
     canvas (H,W) and digit_size in pixels; rule "official" or "stochastic"; images (n,28,28) uint8, labels (n,).
     """
     words = [str(digit) for digit in range(10)]
-    longest = 10 ** 9  # frames of the longest clip
+    usual = 10 ** 9  # frames of a clip, if one wants them
 
     def __init__(self, images, labels, canvas=(64, 64), digit_size=28, n_digits=2, frames=20, rule="official",
                  channels=1, device="cpu"):
