@@ -11,7 +11,8 @@
 
 One letter an axis:
     B batch      c video channels, C latent channels    T video frames, F latent frames    H,W pixels, h,w latent pixels
-    p patch size    L tokens of a sequence    D width of the transformer    words: word ids of a caption, padded with 0
+    p patch size    L tokens of a sequence, l of one clip    D width of the transformer
+    words: word ids of a caption, padded with 0
     R rows: a row is one latent frame of one clip, the tokens that share a noise level and a caption
     t noise level, s the next lower, N the last: in the units of the process; the network is told t / N, in [0,1]
 
@@ -19,7 +20,8 @@ Papers: VAE (Kingma & Welling 2013), Transformer (Vaswani et al. 2017), DDPM (Ho
 improved DDPM (Nichol & Dhariwal 2021), RoPE (Su et al. 2021), classifier-free guidance (Ho & Salimans 2022), latent
 diffusion (Rombach et al. 2022), v-prediction (Salimans & Ho 2022), DiT (Peebles & Xie 2023), NaViT (Dehghani et al.
 2023), ViT-22B (Dehghani et al. 2023), SiT, which is flow matching (Ma et al. 2024), diffusion forcing (Chen et al.
-2024), GameNGen (Valevski et al. 2024), Sora (Brooks et al. 2024), Muon (Jordan et al. 2024).
+2024), GameNGen (Valevski et al. 2024), Sora (Brooks et al. 2024), Muon (Jordan et al. 2024), SDEdit (Meng et al.
+2022), history guidance (Song et al. 2025).
 
 In a hurry? Read sections 4 (the transformer), 5 (diffusion) and 8 (`generate`).
 """
@@ -547,7 +549,7 @@ def make_process(config, device=None):
 
 # ------------------------------------------------------------------------------------------------------------------
 # 7. Training: which frames are known, the loss, the optimizers. The loop itself is in train.py.
-# Tests: loss_ignores_known_frames, one_batch_can_be_overfitted.
+# Tests: training_windows_hold_every_use, loss_ignores_known_frames, every_unknown_token_weighs_the_same.
 # ------------------------------------------------------------------------------------------------------------------
 
 def draw_windows(config, B, F, generator=None):
@@ -681,7 +683,8 @@ def generate(model, process, latent, known, caption, times=None, steps=50, guida
 # ------------------------------------------------------------------------------------------------------------------
 # 9. Long video: the window slides, forward or backward in time. Everything stays in latent space: what was generated
 # is never encoded again.
-# Tests: extension_continues_from_the_newest_frames, backward_extension_mirrors_forward, connecting_fills_the_gap.
+# Tests: extension_continues_from_the_newest_frames, the_anchor_stays_in_the_window_at_its_place,
+# backward_extension_mirrors_forward, connecting_fills_the_gap.
 # ------------------------------------------------------------------------------------------------------------------
 
 def fill(model, process, before, blank, after, caption, **sampling):

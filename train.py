@@ -119,7 +119,7 @@ def vae_loss(run, step):
 def dit_loss(run, step):
     """Stage 2, denoise the latents of clips: the same; each latent frame counts in the column of its level."""
     c, device, groups, where = run.config, run.args.device, [], (run.config.seed, 1, step)
-    for i, (data, n) in enumerate(run.mix):
+    for i, (data, n) in enumerate(run.mix):                                    # streams 0, 2, 3, 5, 6, ...; noise: 1
         known, times, frames = draw_windows(c, n, data.frames // TIME, rng(*where, 3 * i + 2))
         video, caption = data.clips(n, rng(*where, 3 * i), frames)
         with autocast(device), torch.no_grad():

@@ -106,7 +106,7 @@ def main(argv=None):
     add("--arms", nargs="+", choices=ARMS, default=ARMS, help="(both)")
     add("--seed", type=int, default=0)
     add("--window", type=int, help="video frames sampled jointly (as in training)")
-    add("--context", type=int, help="video frames of the past that a window sees (half of what is free)")
+    add("--context", type=int, help="video frames of the past that a window sees (up to half of it)")
     add("--context-noise", type=float, default=0.0)
     add("--history-guidance", type=float, default=1.0)
     add("--anchor", action=argparse.BooleanOptionalAction, default=True, help="windows keep the first 4 frames (yes)")
