@@ -1167,6 +1167,16 @@ def test_a_step_packs_the_shapes_asked_for(folder):
             load_mix(replace(MINI, shapes=wrong), "cpu")
 
 
+def test_a_clip_is_shown_in_the_shapes_nearest_to_its_own(folder):
+    """All clips of the fixture are 40x32; beside them a tall one. Where none fits, all are cropped."""
+    np.save(folder / "sit" / "tall.npy", counting(30, height=48, width=24))
+    shapes = "8x32x40:1 16x48x24:1 8x64x32:1 8x16x16:1 8x8x64:1"
+    mix, _, _ = load_mix(folder_config(folder, shapes=shapes, heldout="one"), "cpu")
+    wide = {"jump high/three.npy", "sit/four", "wave/two.gif"}
+    assert [set(data.names) for data, _ in mix] == [
+        wide, {"sit/tall.npy"}, {"sit/tall.npy"}, wide | {"sit/tall.npy"}, wide | {"sit/tall.npy"}]
+
+
 def test_what_cannot_be_used_is_named_and_skipped(folder, capsys):
     (folder / "wave" / "broken.mp4").write_bytes(b"no video" * 99)
     (folder / "wave" / "cut.mp4").write_bytes((folder / "wave" / "one.mp4").read_bytes()[:300])

@@ -4,8 +4,9 @@
     FOLDER/wave one hand/ben/0001.png    a folder of pictures, in the order of their names
 
 The caption is the name of the folder that the clip lies in, or the text of a .txt beside it (anna.txt). Frames are
-scaled until they cover the canvas, and the middle is cut out; every `stride`-th is kept. A training clip is a window of
-frames that starts anywhere in a clip, long clips being drawn more often. Some whole clips are held out.
+scaled until they cover the canvas, and the middle is cut out; every `stride`-th is kept. Of several shapes, a clip is
+shown in those whose aspect ratio is nearest to its own. A training clip is a window of frames that starts anywhere in a
+clip, long clips being drawn more often. Some whole clips are held out.
 """
 import json
 import math
@@ -52,11 +53,12 @@ def decode(folder, found, cache, size, channels, stride):
             length = 0
             try:
                 for i, frame in enumerate(read_frames(folder / name)):
+                    aspect = frame.shape[1] / frame.shape[0]
                     if i % stride == 0:
                         pixels = resize(to_float(frame[None], channels), size)                 # (c,1,H,W)
                         file.write(((pixels[:, 0].movedim(0, -1) + 1) * 127.5).round().byte().numpy().tobytes())
                         length += 1
-                clips.append((name, caption, total, length))
+                clips.append((name, caption, total, length, aspect))
                 total += length
             except InputError as error:
                 skipped[name] = str(error)
@@ -84,16 +86,25 @@ def read_cache(folder, size, channels, stride, cache=""):
         table = json.loads(path.with_suffix(".json").read_text())
     except (OSError, ValueError):
         table = {}
-    total = sum(length for *_, length in table.get("clips", ()))
+    total = sum(length for *_, length, _ in table.get("clips", ()))
     whole = path.with_suffix(".raw").is_file() and path.with_suffix(".raw").stat().st_size == total * math.prod(
         (*size, channels))
     if not whole or table.get("found") != json.loads(json.dumps(found)):
         path.with_suffix(".json").unlink(missing_ok=True)                      # it does not describe the next .raw
         decode(folder, found, path, size, channels, stride)
         table = json.loads(path.with_suffix(".json").read_text())
-        total = sum(length for *_, length in table["clips"])
+        total = sum(length for *_, length, _ in table["clips"])
     frames = np.memmap(path.with_suffix(".raw"), np.uint8, "r", shape=(total, *size, channels)) if total else None
     return frames, table["clips"], table["skipped"]
+
+
+def fitting(clips, config):
+    """The clips whose aspect ratio is nearer to the config's canvas than to those of its other shapes; if there are
+    none, all of them: they are cropped."""
+    distance = lambda clip, height, width: abs(math.log(clip[-1] * height / width))
+    others = [tuple(map(int, part.partition(":")[0].split("x")[1:])) for part in config.shapes.split()]
+    return [clip for clip in clips if all(distance(clip, config.height, config.width) <= distance(clip, *other) + 1e-9
+                                          for other in others)] or clips
 
 
 class ClipFolder:
@@ -106,7 +117,7 @@ class ClipFolder:
         self.frames, self.device, need = config.frames, device, config.frames
         self.pixels, clips, skipped = read_cache(config.data, (config.height, config.width), config.channels,
                                                  config.stride, config.cache)
-        skipped |= {name: f"{length} frames, expected at least {need}" for name, _, _, length in clips if length < need}
+        skipped |= {name: f"{n} frames, expected at least {need}" for name, *_, n, _ in clips if n < need}
         for name, why in skipped.items() if verbose else ():
             print(f"skipped {name}: {why}")
         # what is held out, and what a word's number is, must not depend on the length of the windows
@@ -120,7 +131,7 @@ class ClipFolder:
             raise InputError(f"--data {config.data}: {len(usable['train'])} clips of {need} frames or more to train "
                              f"on, {len(usable['heldout'])} to hold out (--heldout {config.heldout!r}), "
                              f"{len(skipped)} skipped; expected some of each")
-        self.names, captions, first, length = zip(*usable[split])
+        self.names, captions, first, length, _ = zip(*fitting(usable[split], config))
         self.first, self.length, self.usual = torch.tensor(first), torch.tensor(length), int(statistics.median(length))
         ids = [[self.words.index(word) + 1 for word in caption.split()] for caption in captions]
         most = max(1, max(map(len, ids)))
@@ -156,23 +167,24 @@ def load_mix(config, device, known_words=None):
 
     known_words: those of the checkpoint to go on from; InputError if they are others.
     """
-    mix, first = [] if config.shapes else [(load_data(config, "train", device, verbose=True), config.batch)], None
+    shapes = [] if config.shapes else [config]
     for part in config.shapes.split():
         try:
             shape, _, n = part.partition(":")
             frames, height, width = map(int, shape.split("x"))
             one = replace(config, frames=-(-frames // TIME) * TIME, height=height, width=width, batch=int(n))
             check(replace(one, frames=max(one.frames, 2 * TIME)) if frames > 0 else one)       # an image is fine here
+            shapes.append(one)
         except ValueError as error:
             expected = "FRAMESxHEIGHTxWIDTH:CLIPS, such as 16x32x48:8"
             raise InputError(f"--shapes {part}: {error if isinstance(error, InputError) else expected}") from None
-        mix.append((load_data(one, "train", device, verbose=not mix), one.batch))
-        first = first or (frames > TIME and one)
-    if first is False:
+    first = next((one for one in shapes if one.frames > TIME), None)           # the others are images
+    if first is None:
         raise InputError(f"--shapes {config.shapes}: only images; expected some shape of more than {TIME} frames")
+    mix = [(load_data(one, "train", device, verbose=one is shapes[0]), one.batch) for one in shapes]
     words, room = mix[0][0].words, max(min(data.usual - data.frames for data, _ in mix), 0) // (2 * TIME) * TIME
     if known_words not in (None, words):
         raise InputError(f"--data {config.data}: its words are {', '.join(words)}; the checkpoint's are "
                          f"{', '.join(known_words)}: train anew, with another --out")
-    shape = dict(frames=first.frames, height=first.height, width=first.width) if first else {}
-    return mix, words, replace(config, reach=min(config.reach, room), **shape)
+    return mix, words, replace(config, reach=min(config.reach, room), frames=first.frames, height=first.height,
+                               width=first.width)
