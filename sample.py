@@ -182,8 +182,8 @@ def main(argv=None):
                     history_guidance=args.history_guidance)
     if args.score:
         with autocast(args.device):
-            return score.score(config, vae, dit, process, Path(args.ckpt).with_suffix(".score.json"), args.n or 256,
-                               args.seed, **sampling)
+            return score.score(*models, Path(args.ckpt).with_suffix(".score.json"), args.n or 256, args.seed,
+                               **sampling)
     caption = word_ids(args.prompt, words, args.n or 1, args.device)
     if not args.prompt:
         sampling["guidance"] = args.history_guidance                           # there is no caption to guide towards

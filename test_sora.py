@@ -25,7 +25,7 @@ import torch
 import sample
 import sora
 import train
-from data import cli, clips, drift, loader, metrics, plots, score, study
+from data import cli, clips, drift, loader, metrics, packing, plots, score, study, tasks
 from data.judge import Judge, real_clips
 from data.loader import load_data, load_mix
 from data.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
@@ -1106,8 +1106,9 @@ def folder_config(folder, **more):
 
 def test_every_kind_of_clip_is_read_with_its_caption(folder, capsys):
     config = folder_config(folder, heldout="one.mp4")
-    training, heldout = load_data(config, "train", verbose=True), load_data(config, "heldout")
-    assert "4 clips in" in capsys.readouterr().out
+    training, heldout = load_mix(config, "cpu")[0][0][0], load_data(config, "heldout")
+    said = "8x32x32: 3 clips to train on, 0 of them without a caption; 1 held out, 0 skipped; 6 words"
+    assert said in capsys.readouterr().out
     assert training.words == heldout.words == ["high", "hop", "jump", "sit", "softly", "wave"]
     assert dict(zip(training.names, training.length.tolist())) == {
         "jump high/three.npy": 64, "sit/four": 24, "wave/two.gif": 30}
@@ -1177,17 +1178,77 @@ def test_a_clip_is_shown_in_the_shapes_nearest_to_its_own(folder):
         wide, {"sit/tall.npy"}, {"sit/tall.npy"}, wide | {"sit/tall.npy"}, wide | {"sit/tall.npy"}]
 
 
+def test_a_single_picture_is_an_image_to_train_on(folder):
+    (folder / "sit" / "photo").mkdir()
+    iio.imwrite(folder / "sit" / "photo" / "one.png", counting(100)[99])
+    mix, _, config = load_mix(folder_config(folder, shapes="8x32x32:2 1x32x32:3", heldout="one.mp4"), "cpu")
+    assert [("sit/photo" in data.names) for data, _ in mix] == [False, True] and config.frames == 8
+    for frames in (None, draw_windows(config, 40, 1)[2]):
+        video, _ = mix[1][0].clips(40, torch.Generator().manual_seed(0), frames)
+        assert (video.diff(dim=2) == 0).all() and (video[:, 1, 0, 0, 0] > 0.5).any()           # stills, its among them
+
+
+def test_dropped_tokens_are_not_seen_and_kept_ones_see_each_other(monkeypatch):
+    """Dropping is indexing: what is kept comes out as if there were nothing else; sampling sees everything."""
+    torch.manual_seed(0)
+    dit, dropping = DiT(MINI, 10), packing.DroppingDiT(MINI, 10)
+    dropping.load_state_dict(lively(dit).state_dict())
+    monkeypatch.setattr(packing.DroppingDiT, "keep", 0.5)
+    x, t, caption = torch.randn(3, 4, 2, 4, 4, requires_grad=True), torch.rand(3, 2), torch.ones(3, 1, dtype=torch.long)
+    seen = []
+    core = DiT.forward_tokens
+    monkeypatch.setattr(DiT, "forward_tokens", lambda *args: (seen.append(args[1:]), core(*args))[1])
+    out = dropping(x, t, caption)
+    tokens, *_, sizes = seen[0]
+    assert sizes == [(3, 16)] and len(tokens) == 48                            # of 3 x 32
+    dropped = (out == 0).all(1)
+    assert dropped.sum((1, 2, 3)).tolist() == [16, 16, 16]                     # patch 1: a latent pixel is a token
+    out.square().sum().backward()
+    assert torch.equal((x.grad == 0).all(1), dropped)
+    alone, kept = core(dropping, *seen[0]), out.movedim(1, -1)[~dropped]       # (48,C) each, in another order
+    assert torch.equal(alone.sort(dim=0).values, kept.sort(dim=0).values)
+    with torch.no_grad():
+        assert torch.equal(dropping(x, t, caption), dit(x, t, caption))
+
+
+def test_square_crops_are_the_middle():
+    data = MovingMNIST(*load_digits("train"), canvas=(32, 48), digit_size=20, n_digits=1, frames=8)
+    crop = packing.SquareCrop(data)
+    whole, cut = (source.clips(3, torch.Generator().manual_seed(0))[0] for source in (data, crop))
+    assert torch.equal(cut, whole[..., 8:40]) and crop.frames == 8
+    assert (packing.framed(whole) == 1).all() and (packing.framed(cut) < 1).any()
+
+
+def test_a_seam_is_seen():
+    """A dot that runs in a circle has no seam; with a piece of its path missing it has one, there and not elsewhere."""
+    angle = torch.arange(32) / 32 * 2 * torch.pi
+    y, x = (16 + 10 * wave(angle)[:, None, None] for wave in (torch.sin, torch.cos))
+    grid = torch.arange(32.0)
+    dot = 2 * torch.exp(-((grid[:, None] - y).square() + (grid - x).square()) / 18)[None, None] - 1    # (1,1,T,H,W)
+    whole, cut = (tasks.seam(video, torch.tensor([0])) for video in (dot, dot[:, :, :28]))
+    for name in ("seam", "seam, velocity"):
+        assert abs(whole[name] - 1) < 0.1 and cut[name] > 2 > 1.1 > tasks.seam(dot[:, :, :28], torch.tensor([9]))[name]
+    assert whole["largest"] < 1.1
+
+
+def test_tasks_are_measured(trained, capsys):
+    call(tasks.main, "--ckpt", trained / "sora.pt", "--n", 4, "--frames", 32, "--steps", 1)
+    printed = capsys.readouterr().out
+    for word in ("4 loops", "seam, velocity", "middles", "blended ends", "new frames", "backward"):
+        assert word in printed
+
+
 def test_what_cannot_be_used_is_named_and_skipped(folder, capsys):
     (folder / "wave" / "broken.mp4").write_bytes(b"no video" * 99)
     (folder / "wave" / "cut.mp4").write_bytes((folder / "wave" / "one.mp4").read_bytes()[:300])
     np.save(folder / "wave" / "empty.npy", counting(0))
     np.save(folder / "wave" / "float.npy", np.zeros((20, 32, 32)))
     np.save(folder / "sit" / "short.npy", counting(5))
-    data = load_data(folder_config(folder, heldout="one"), "train", verbose=True)
+    data = load_mix(folder_config(folder, heldout="one"), "cpu")[0][0][0]
     printed = capsys.readouterr().out
     for name in ("broken.mp4", "cut.mp4", "empty.npy", "float.npy", "short.npy: 5 frames, expected at least 8"):
         assert name in printed
-    assert "4 clips in" in printed and "(5 skipped)" in printed and len(data.names) == 3
+    assert "1 held out, 5 skipped" in printed and len(data.names) == 3
     shown = (data.clips(200)[0][:, 1].mean((2, 3)) + 1) * 127.5 / 2            # what came after them is undamaged
     assert ((shown.diff(dim=1) - 1).abs() < 0.6).all()
 

@@ -205,7 +205,7 @@ def main(argv=None):
     open_log(run)
     if run.stage == 0:
         fit(run, run.vae, vae_loss, c.vae_steps, (c.vae_lr, c.vae_muon))
-        run.vae.measure(run.mix[0][0].clips(32, rng(c.seed, 3, i))[0] for i in range(16))
+        run.vae.measure(run.mix[i % len(run.mix)][0].clips(32, rng(c.seed, 3, i))[0] for i in range(16))
         run.stage, run.step, run.seconds = 1, 0, 0.0
         save(run)
     fit(run, run.dit, dit_loss, c.steps, (c.lr, c.muon))

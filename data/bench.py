@@ -1,6 +1,7 @@
 """Where the time of a training step goes, and what two choices of kernel are worth; all measured in one run.
 
     python -m data.bench                the preset tiny; takes the flags of train.py (--preset small, --batch 64 ...)
+    python -m data.bench --compile      and what compiling is worth
 """
 import sys
 import tempfile
@@ -8,9 +9,10 @@ import time
 
 import torch
 import torch.nn.functional as nnf
+from tqdm import tqdm
 
 import train
-from data.cli import autocast, tune_cpu
+from data.cli import autocast, run_script, tune_cpu
 from sora import SPACE, TIME
 
 
@@ -30,6 +32,29 @@ def forward_backward(work, *shape):
     """A function that runs work(x) and its backward on a random bfloat16 x."""
     x = torch.randn(*shape, dtype=torch.bfloat16, requires_grad=True)
     return lambda: work(x).sum().backward()
+
+
+def step_times(runs, stage=1, rounds=4, steps=6, before=lambda name: None):
+    """Milliseconds of a training step of each {name: run of train.py}, the best of some rounds in which all take turns;
+    stage 0: of the VAE, 1: of the transformer; before(name) is called before each turn."""
+    times = {name: [] for name in runs}
+    for i in tqdm(range(1 + rounds), "timing"):                                # the first warms up
+        for name, run in runs.items():
+            before(name)
+            begin = time.perf_counter()
+            for step in range(steps):
+                net = (run.vae, run.dit)[stage]
+                (train.vae_loss, train.dit_loss)[stage](run, step)[0].backward()
+                torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+                for optimizer in run.optimizers[stage]:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                if stage == 1:
+                    averages, present = list(run.ema.parameters()), [p.detach() for p in net.parameters()]
+                    torch._foreach_lerp_(averages, present, 0.01)
+            next(net.parameters()).sum().item()                                # waits for a GPU
+            times[name] += [1000 * (time.perf_counter() - begin) / steps] * (i > 0)
+    return {name: min(values) for name, values in times.items()}
 
 
 def kernels(config):
@@ -55,6 +80,7 @@ def main():
     tune_cpu()
     with tempfile.TemporaryDirectory() as folder:
         run = train.start(train.parse(sys.argv[1:] + ["--out", folder]))
+        plain = train.start(train.parse(sys.argv[1:] + ["--out", folder, "--no-compile"]))
     run.stage, device, batch = 1, run.args.device, run.config.batch
     data = run.mix[0][0]
     video, _ = data.clips(batch, train.rng(0))
@@ -83,7 +109,11 @@ def main():
         print(f"  {name:24}{ms:8.1f} ms {100 * ms / total:5.1f} %")
     if device == "cpu":
         kernels(run.config)
+    for stage, name in enumerate(("VAE", "transformer")) if run.model != run.dit.packed else ():
+        times = step_times({"plain": plain, "compiled": run}, stage)
+        print(f"a compiled step of the {name}: {times['compiled']:.0f} ms, a plain one {times['plain']:.0f} ms, "
+              f"{times['plain'] / times['compiled']:.1f} times as long")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -37,6 +37,13 @@ def check(config):
     return config
 
 
+def check_words(config, words, known):
+    """Raises InputError unless the words of a data set are those of a checkpoint: their numbers must mean the same."""
+    if words != known:
+        raise InputError(f"--data {config.data}: its words are {', '.join(words)}; the checkpoint's are "
+                         f"{', '.join(known)}: train anew, with another --out")
+
+
 def load_weights(net, weights, path):
     """load_state_dict of a network or optimizer, with an InputError that names the checkpoint if they do not match."""
     try:

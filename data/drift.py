@@ -123,6 +123,8 @@ def main(argv=None):
     if not readable(config) or args.n < 2 or args.frames < config.frames:
         raise InputError(f"--n {args.n} --frames {args.frames}, {config.digits} digits: expected at least 2 clips of "
                          f"{config.frames} frames, and one or two digits, which the referee can read")
+    if not 0 <= args.context_noise < 1:
+        raise InputError(f"--context-noise {args.context_noise}: expected 0 to less than 1")
     if args.sampler not in (None, *process.samplers):
         raise InputError(f"--sampler {args.sampler}: expected one of {', '.join(process.samplers)}")
     window, context, anchor = window_of(args, config)                          # in latent frames

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.cli import check
+from data.cli import check, check_words
 from data.clips import PICTURES, make_folder, read_frames, resize, to_float
 from data.moving_mnist import MovingMNIST, load_digits
 from sora import TIME, InputError
 
+VERSION = 2  # of the cache
 VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".gif", ".npy")
 
 
@@ -37,7 +38,7 @@ def find_clips(folder):
         if pictures or path.is_file() and path.suffix.lower() in VIDEOS:
             text, named = path.with_suffix(".txt"), path.parent.name if path.parent != folder else ""
             caption = text.read_text("utf-8", "replace") if text.is_file() else named
-            stats = [p.stat() for p in sorted(pictures) or [path]]
+            stats = [p.stat() for p in sorted(pictures) or [path] if p.exists()]               # a link may lead nowhere
             found.append((str(path.relative_to(folder)), " ".join(caption.lower().split()),
                           [[s.st_size, s.st_mtime_ns] for s in stats]))
     return found
@@ -66,7 +67,8 @@ def decode(folder, found, cache, size, channels, stride):
         file.truncate()
     os.replace(raw, cache.with_suffix(".raw"))
     table = cache.with_suffix(".json.tmp")
-    table.write_text(json.dumps({"found": found, "clips": clips, "skipped": skipped}))
+    table.write_text(json.dumps({"version": VERSION, "found": found, "shape": [total, *size, channels], "clips": clips,
+                                 "skipped": skipped}))
     os.replace(table, cache.with_suffix(".json"))
 
 
@@ -82,29 +84,34 @@ def read_cache(folder, size, channels, stride, cache=""):
     place = Path(cache) if cache else folder / ".cache"
     make_folder(place, "--cache")
     path = place / f"{size[0]}x{size[1]}x{channels}-every{stride}"
+    raw, table = path.with_suffix(".raw"), path.with_suffix(".json")
     try:
-        table = json.loads(path.with_suffix(".json").read_text())
-    except (OSError, ValueError):
-        table = {}
-    total = sum(length for *_, length, _ in table.get("clips", ()))
-    whole = path.with_suffix(".raw").is_file() and path.with_suffix(".raw").stat().st_size == total * math.prod(
-        (*size, channels))
-    if not whole or table.get("found") != json.loads(json.dumps(found)):
-        path.with_suffix(".json").unlink(missing_ok=True)                      # it does not describe the next .raw
+        cached = json.loads(table.read_text())
+        fresh = [cached["version"], cached["found"]] == json.loads(json.dumps([VERSION, found])) and (
+            raw.stat().st_size == math.prod(cached["shape"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        fresh = False
+    if not fresh:
+        table.unlink(missing_ok=True)                                          # it does not describe the next .raw
         decode(folder, found, path, size, channels, stride)
-        table = json.loads(path.with_suffix(".json").read_text())
-        total = sum(length for *_, length, _ in table["clips"])
-    frames = np.memmap(path.with_suffix(".raw"), np.uint8, "r", shape=(total, *size, channels)) if total else None
-    return frames, table["clips"], table["skipped"]
+        cached = json.loads(table.read_text())
+    frames = np.memmap(raw, np.uint8, "r", shape=tuple(cached["shape"])) if cached["shape"][0] else None
+    return frames, cached["clips"], cached["skipped"]
+
+
+def least(frames):
+    """The frames that a clip must have to be shown in windows of so many; an image is one of its frames."""
+    return frames if frames > TIME else 1
 
 
 def fitting(clips, config):
-    """The clips whose aspect ratio is nearer to the config's canvas than to those of its other shapes; if there are
-    none, all of them: they are cropped."""
+    """The clips whose aspect ratio is nearer to the config's canvas than to those of its other shapes that they are
+    long enough for; if there are none, all of them: they are cropped."""
     distance = lambda clip, height, width: abs(math.log(clip[-1] * height / width))
-    others = [tuple(map(int, part.partition(":")[0].split("x")[1:])) for part in config.shapes.split()]
-    return [clip for clip in clips if all(distance(clip, config.height, config.width) <= distance(clip, *other) + 1e-9
-                                          for other in others)] or clips
+    shapes = [tuple(map(int, part.partition(":")[0].split("x"))) for part in config.shapes.split()]
+    return [clip for clip in clips if all(
+        distance(clip, config.height, config.width) <= distance(clip, height, width) + 1e-9
+        for frames, height, width in shapes if clip[3] >= least(frames))] or clips
 
 
 class ClipFolder:
@@ -113,13 +120,11 @@ class ClipFolder:
     split "train" or "heldout": held out are the clips whose name has one of the words in `heldout`, or every tenth.
     """
 
-    def __init__(self, config, split, device="cpu", verbose=False):
-        self.frames, self.device, need = config.frames, device, config.frames
+    def __init__(self, config, split, device="cpu"):
+        self.frames, self.device, need = config.frames, device, least(config.frames)
         self.pixels, clips, skipped = read_cache(config.data, (config.height, config.width), config.channels,
                                                  config.stride, config.cache)
-        skipped |= {name: f"{n} frames, expected at least {need}" for name, *_, n, _ in clips if n < need}
-        for name, why in skipped.items() if verbose else ():
-            print(f"skipped {name}: {why}")
+        self.skipped = skipped | {name: f"{n} frames, expected at least {need}" for name, *_, n, _ in clips if n < need}
         # what is held out, and what a word's number is, must not depend on the length of the windows
         self.words = sorted({word for _, caption, *_ in clips for word in caption.split()})
         parts = config.heldout.split()
@@ -130,20 +135,21 @@ class ClipFolder:
         if not all(usable.values()):
             raise InputError(f"--data {config.data}: {len(usable['train'])} clips of {need} frames or more to train "
                              f"on, {len(usable['heldout'])} to hold out (--heldout {config.heldout!r}), "
-                             f"{len(skipped)} skipped; expected some of each")
+                             f"{len(self.skipped)} skipped; expected some of each")
         self.names, captions, first, length, _ = zip(*fitting(usable[split], config))
         self.first, self.length, self.usual = torch.tensor(first), torch.tensor(length), int(statistics.median(length))
         ids = [[self.words.index(word) + 1 for word in caption.split()] for caption in captions]
         most = max(1, max(map(len, ids)))
         self.captions = torch.tensor([row + [0] * (most - len(row)) for row in ids])           # (clips, words)
-        if verbose:
-            print(f"{sum(map(len, usable.values()))} clips in {config.data} ({len(skipped)} skipped): "
-                  f"{len(first)} to train on, {len(usable['heldout'])} held out, {len(self.words)} words")
+        self.summary = (f"{config.frames}x{config.height}x{config.width}: {len(first)} clips to train on, "
+                        f"{ids.count([])} of them without a caption; {len(usable['heldout'])} held out, "
+                        f"{len(self.skipped)} skipped; {len(self.words)} words")
 
     def clips(self, n, generator=None, frames=None):
         """As MovingMNIST.clips: video (n,c,T,H,W) in [-1,1], caption (n,words). frames (n,T), if given, count from the
         window's first frame; some clip must have as many as they span."""
-        frames = torch.arange(self.frames).expand(n, -1) if frames is None else frames
+        if frames is None:
+            frames = (torch.arange(self.frames) % least(self.frames)).expand(n, -1)            # of an image, a still
         low, high = frames.amin(1), frames.amax(1)
         room = (self.length - (high - low)[:, None]).clamp(min=0).double()     # (n,clips): places to start
         which = torch.multinomial(room, 1, generator=generator)                # (n,1)
@@ -153,10 +159,10 @@ class ClipFolder:
         return video.movedim(-1, 1).float() / 127.5 - 1, self.captions[which[:, 0]].to(self.device)
 
 
-def load_data(config, split, device="cpu", verbose=False):
+def load_data(config, split, device="cpu"):
     """The clips that a config names: split "train", or "heldout", which shares no digit and no clip with it."""
     if config.data:
-        return ClipFolder(config, split, device, verbose)
+        return ClipFolder(config, split, device)
     return MovingMNIST(*load_digits(split, config.mnist), (config.height, config.width), config.digit_size,
                        config.digits, config.frames, config.rule, config.channels, device)
 
@@ -181,10 +187,12 @@ def load_mix(config, device, known_words=None):
     first = next((one for one in shapes if one.frames > TIME), None)           # the others are images
     if first is None:
         raise InputError(f"--shapes {config.shapes}: only images; expected some shape of more than {TIME} frames")
-    mix = [(load_data(one, "train", device, verbose=one is shapes[0]), one.batch) for one in shapes]
-    words, room = mix[0][0].words, max(min(data.usual - data.frames for data, _ in mix), 0) // (2 * TIME) * TIME
-    if known_words not in (None, words):
-        raise InputError(f"--data {config.data}: its words are {', '.join(words)}; the checkpoint's are "
-                         f"{', '.join(known_words)}: train anew, with another --out")
-    return mix, words, replace(config, reach=min(config.reach, room), frames=first.frames, height=first.height,
-                               width=first.width)
+    mix = [(load_data(one, "train", device), one.batch) for one in shapes]
+    if config.data:
+        for name, why in {name: why for data, _ in mix for name, why in data.skipped.items()}.items():
+            print(f"skipped {name}: {why}")
+        print(*(data.summary for data, _ in mix), sep="\n")
+    words, room = mix[0][0].words, min(data.usual - data.frames for data, _ in mix if data.frames > TIME)
+    check_words(config, words, known_words or words)
+    reach = min(config.reach, max(room, 0) // (2 * TIME) * TIME)
+    return mix, words, replace(config, reach=reach, frames=first.frames, height=first.height, width=first.width)

@@ -165,6 +165,8 @@ def main():
     parser.add_argument("--split", default="heldout", choices=tuple(IDX_FILES))
     args = parser.parse_args()
     check_writable(args.out)
+    if min(args.n, args.frames, args.digits) < 1:
+        raise InputError(f"--n {args.n} --frames {args.frames} --digits {args.digits}: expected at least 1 of each")
     data = MovingMNIST(*load_digits(args.split), (args.size, args.size), args.digit_size, args.digits, args.frames,
                        args.rule)
     video, caption = data.clips(args.n, torch.Generator().manual_seed(args.seed))

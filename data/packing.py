@@ -4,23 +4,23 @@
     python -m data.packing framing     a model trained on six shapes against one trained on square crops of them
     python -m data.packing dropping    how good a model gets in equal time if training drops a share of the tokens
 
-The last two take the VAE of --ckpt (the preset `tiny`, trained on 32x32). Runs go to out/packing and go on where they
-were stopped (delete it to start over); tables and pictures to data/results.
+All take the VAE of --ckpt (the preset `tiny`, trained on 32x32). Training goes on where it was stopped, in out/packing
+(delete it to start over); tables and pictures go to data/results. framing has one seed, dropping those in SEEDS.
 """
 import argparse
 import csv
 import json
 import math
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
-from tqdm import tqdm
 
 import train
 from data import loader
+from data.bench import step_times
 from data.cli import autocast, load_models, run_script, tune_cpu
 from data.clips import write_clip
 from data.judge import Judge, real_clips
@@ -37,8 +37,8 @@ SQUARE = "16x32x32:8 16x32x48:7 16x48x32:8 8x32x48:8 8x48x32:7 1x32x32:16"      
 SEEN = ((16, 32, 32), (16, 32, 48), (16, 48, 32))                                # frames, height, width
 UNSEEN = ((16, 40, 40), (16, 48, 48), (16, 32, 64), (16, 64, 32), (8, 32, 64), (24, 32, 48))
 PICTURE, SEEDS = (16, 32, 64), (0, 1)
-KEPT = {"all": [(1.0, 1.0)], "3/4": [(0.75, 1.0)], "1/2": [(0.5, 1.0)], "1/4": [(0.25, 1.0)],
-        "1/2, then all": [(0.5, 0.8), (1.0, 0.2)]}                               # (share kept, share of the time)
+KEPT = {"1.0": [(1.0, 1.0)], "0.75": [(0.75, 1.0)], "0.5": [(0.5, 1.0)], "0.25": [(0.25, 1.0)],
+        "0.5, then 1.0": [(0.5, 0.8), (1.0, 0.2)]}                               # (share kept, share of the time)
 
 
 class SquareCrop:
@@ -61,7 +61,8 @@ class SquareCrop:
 class DroppingDiT(DiT):
     """Sees a random share `keep` of each clip's tokens in training (as MAE's encoder does), all of them in sampling.
 
-    It is indexing, not another network. What is dropped is predicted as 0: a constant in the loss, no gradient.
+    It is indexing, not another network. What is dropped is predicted as 0: no gradient, but part of the loss in the log,
+    which compares with nothing then. And a run that was stopped drops others than one that never was.
     """
     keep = 1.0
 
@@ -77,38 +78,24 @@ class DroppingDiT(DiT):
         return torch.zeros_like(tokens).index_copy(0, kept, out)
 
 
-def step_times(runs, rounds=4, steps=6):
-    """Milliseconds of a training step of each {name: (share of tokens kept, run of train.py)}: the best of some rounds,
-    in which all take turns."""
-    times = {name: [] for name in runs}
-    for i in tqdm(range(1 + rounds), "timing"):                                # the first warms up
-        for name, (keep, run) in runs.items():
-            DroppingDiT.keep, begin = keep, time.perf_counter()
-            for step in range(steps):
-                train.dit_loss(run, step)[0].backward()
-                for optimizer in run.optimizers[1]:
-                    optimizer.step()
-                    optimizer.zero_grad()
-            run.dit.head.bias.sum().item()                                     # waits for a GPU
-            times[name] += [1000 * (time.perf_counter() - begin) / steps] * (i > 0)
-    return {name: min(values) for name, values in times.items()}
-
-
 def start(*flags):
-    """A run of train.py that leaves nothing behind."""
+    """A run of train.py that is not to be saved."""
     with tempfile.TemporaryDirectory() as folder:
         return train.start(train.parse(["--out", folder, *map(str, flags)]))
 
 
 def speed(vae):
-    """Prints tokens a second of packed and of equal clips, with as many tokens a step."""
-    shapes = {"32x32 only": "16x32x32:35", "32x48 only": "16x32x48:23", "six shapes": NATIVE}
-    runs = {name: (1.0, start("--vae", vae, "--shapes", shape)) for name, shape in shapes.items()}
+    """Prints tokens a second: clips of one shape; of six, packed; as many of the largest of the six, which is what padding
+    them to one length would compute: only the tokens of the six count there."""
+    shapes = {"32x32 only": "16x32x32:35", "32x48 only": "16x32x48:23", "six, packed": NATIVE,
+              "six, if padded": "16x32x48:44"}
+    runs = {name: start("--vae", vae, "--shapes", shape) for name, shape in shapes.items()}
+    count = {name: sum(n * (data.frames // TIME) * math.prod(edge // SPACE for edge in data.canvas)
+                       for data, n in run.mix) for name, run in runs.items()}
     for name, ms in step_times(runs).items():
-        mix = runs[name][1].mix
-        tokens = sum(n * (data.frames // TIME) * math.prod(edge // SPACE for edge in data.canvas) for data, n in mix)
-        print(f"{name:12} {sum(n for _, n in mix):4} clips, {tokens} tokens a step, no padding: {ms:.0f} ms, "
-              f"{1000 * tokens / ms:.0f} tokens a second")
+        useful = count["six, packed" if "six" in name else name]
+        print(f"{name:14} {ms:4.0f} ms a step, {count[name]} tokens, {100 * useful / count[name]:3.0f} % of them "
+              f"useful: {1000 * useful / ms:.0f} a second")
 
 
 def framed(video):
@@ -124,10 +111,10 @@ def framing(vae, n=64):
     runs = {"six shapes": NATIVE, "square crops": SQUARE}
     models, plain = {}, loader.load_data
     for name, shapes in runs.items():
-        loader.load_data = plain if shapes is NATIVE else lambda *args, **more: SquareCrop(plain(*args, **more))
-        saved = trained(OUT / name.replace(" ", "-"), ["--vae", vae, "--shapes", shapes, *flags], mark=1200)
+        load = plain if name == "six shapes" else lambda *args: SquareCrop(plain(*args))
+        with patch.object(loader, "load_data", load):
+            saved = trained(OUT / name.replace(" ", "-"), ["--vae", vae, "--shapes", shapes, *flags], mark=1200)
         models[name] = load_models(saved, DEVICE)
-    loader.load_data = plain
     rows = []
     for shape in SEEN + UNSEEN:
         config = replace(models["six shapes"][0], **dict(zip(("frames", "height", "width"), shape)), shapes="")
@@ -138,12 +125,11 @@ def framing(vae, n=64):
                 clips[name] = sample_clips(dit, vae, process, config, caption.to(DEVICE), steps=25), caption
         table = {name: {"framed": interval(framed(row[0]))} | judge.measure(*row) for name, row in clips.items()}
         where = "x".join(map(str, shape))
-        show(f"{where}{'' if shape in SEEN else ' (not trained)'}", table)
-        rows += [[where, shape in SEEN, name, metric, *(f"{x:.5g}" for x in cell)]
-                 for name, cells in table.items() for metric, cell in cells.items()]
+        show(f"{where}{'' if shape in SEEN else ', unseen'}", table)
+        rows += [[where, shape in SEEN, name, *row] for name, cells in table.items() for row in lines(cells)]
         if shape == PICTURE:
             write_clip(RESULTS / "framing.gif", torch.cat([clips[name][0][:6] for name in runs]), columns=6, scale=2)
-    write_table("framing", ["shape", "trained", "clips", "metric", "value", "low", "high"], rows)
+    write_table("framing", ["shape", "trained", "clips"], rows)
     config, vae, dit, process, _ = models["six shapes"]
     with autocast(DEVICE):
         video = sample_clips(dit, vae, process, replace(config, frames=40, height=48, width=80),
@@ -153,16 +139,17 @@ def framing(vae, n=64):
 
 def dropping(vae, n=128, steps=600):
     """Trains with each of KEPT for as long as `steps` steps with all tokens take; writes dropping.csv."""
-    train.DiT, flags = DroppingDiT, ["--vae", vae, "--save-every", 10 ** 6]
+    flags = ["--vae", vae, "--save-every", 10 ** 6]
     OUT.mkdir(parents=True, exist_ok=True)
     if not (measured := OUT / "times.json").exists():
-        times = step_times({str(keep): (keep, start(*flags)) for keep in (1.0, 0.75, 0.5, 0.25)})
+        times = step_times({str(keep): start(*flags) for keep in (1.0, 0.75, 0.5, 0.25)},
+                           before=lambda name: setattr(DroppingDiT, "keep", float(name)))
         measured.write_text(json.dumps(times))
     times, rows, judge = json.loads(measured.read_text()), [], Judge(PRESETS["tiny"])
     for name, phases in KEPT.items():
         ends = [round(share * steps * times["1.0"] / times[str(keep)]) for keep, share in phases]
         for seed in SEEDS:
-            folder, at = OUT / f"kept-{name.replace('/', '-of-').replace(', ', '-')}-{seed}", 0
+            folder, at = OUT / f"kept{name[:4].strip(',')}-steps{sum(ends)}-{seed}", 0
             for (keep, _), more in zip(phases, ends):
                 DroppingDiT.keep, at = keep, at + more
                 saved = trained(folder, [*flags, "--steps", sum(ends), "--seed", seed], at)
@@ -172,25 +159,29 @@ def dropping(vae, n=128, steps=600):
                 loss = clip_loss(dit, vae_, process, config, real_clips(config, "heldout", 512))
                 table = {"loss": loss} | judge.measure(sample_clips(dit, vae_, process, config, caption), caption)
             show(f"{name}, seed {seed}", {f"{sum(ends)} steps": table})
-            rows += [[name, seed, sum(ends), metric, *(f"{x:.5g}" for x in cell)] for metric, cell in table.items()]
-    write_table("dropping", ["kept", "seed", "steps", "metric", "value", "low", "high"], rows)
+            rows += [[name, seed, sum(ends), *row] for row in lines(table)]
+    write_table("dropping", ["kept", "seed", "steps"], rows)
+
+
+def lines(table):
+    return [[metric, *(f"{x:.5g}" for x in cell)] for metric, cell in table.items()]
 
 
 def write_table(name, head, rows):
     """data/results/NAME.csv."""
     with (RESULTS / f"{name}.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([head, *rows])
-    print(f"wrote {RESULTS / name}.csv")
+        csv.writer(file).writerows([[*head, "metric", "value", "low", "high"], *rows])
 
 
 def main():
     """One of the three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "framing", "dropping"))
-    parser.add_argument("--ckpt", default="out/sora.pt")
+    parser.add_argument("--ckpt", default="out/sora.pt", help="whose VAE to use (out/sora.pt)")
     args = parser.parse_args()
     tune_cpu()
-    {"speed": speed, "framing": framing, "dropping": dropping}[args.what](args.ckpt)
+    with patch.object(train, "DiT", DroppingDiT):                              # with keep = 1, a DiT
+        {"speed": speed, "framing": framing, "dropping": dropping}[args.what](args.ckpt)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as nnf
 from tqdm import tqdm
 
+from data.cli import check_words
 from data.clips import grid, write_clip, write_still
 from data.judge import Judge, readable, real_clips
 from data.metrics import change, interval, psnr, squared_error, ssim
@@ -147,10 +148,11 @@ def show(title, columns):
         print(f"{metric:20}" + "".join(f"{cell:>24}" for cell in text))
 
 
-def score(config, vae, dit, process, path, n=256, seed=0, **sampling):
+def score(config, vae, dit, process, words, path, n=256, seed=0, **sampling):
     """Prints the tables for n clips of each kind, writes them to `path` (.json), returns them."""
     if n < 2:
         raise InputError(f"--n {n}: expected at least 2 clips to score")
+    check_words(config, load_data(config, "heldout").words, words)
     caption = real_clips(config, "train", n, seed + 1)[1]
     training, heldout = real_clips(config, "train", n, seed + 2 ** 20), real_clips(config, "heldout", n, seed)
     samples = sample_clips(dit, vae, process, config, caption.to(vae.mean.device), seed, True, **sampling)
