@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data import clips, score
 from data.cli import autocast, check_device, load_models, run_script, tune_cpu, window_of
-from sora import SPACE, TIME, InputError, connect, extend, take
+from sora import SPACE, TIME, InputError, connect, extend, loop, take
 
 
 def parse(argv=None):
@@ -128,19 +128,18 @@ def pieces(args, models, nothing, given, total, caption, window, context, anchor
     """Yields the video's latent frames in the order of time, and with those of a given clip the clip (else None)."""
     _, vae, dit, process, _ = models
     known = [vae.encode(clip).expand(len(caption), -1, -1, -1, -1) for clip in given]
-    back, gap = window - 2 * max(context // 2, 1), total - sum(latent.shape[2] for latent in known)
+    gap = total - sum(latent.shape[2] for latent in known)
     slide = lambda past, **more: extend(dit, process, past, caption, window, context, anchor, **more, **sampling)
-    between = lambda a, b, frames: connect(dit, process, a, b, frames, caption, window, context, **sampling)
     if args.extend_backward:
-        yield torch.cat(take(slide(known[0], backward=True), gap)[::-1], dim=2)[:, :, -gap:], None
+        yield take(slide(known[0], backward=True), gap, backward=True), None
         yield known[0], given[0]
     elif args.connect:
         yield known[0], given[0]
-        yield between(*known, gap), None
+        yield connect(dit, process, *known, gap, caption, window, context, anchor, **sampling), None
         yield known[1], given[1]
     elif args.loop:
-        body = torch.cat(take(slide(nothing), total - back), dim=2)[:, :, :total - back]
-        yield from ((body, None), (between(body, body, back), None)) * 2       # once unseen, to warm the decoder up
+        circle = loop(dit, process, nothing, total, caption, window, context, anchor, **sampling), None
+        yield from (circle, circle)                                            # once unseen, to warm the decoder up
     else:
         draft = dict(draft=known.pop(), strength=args.strength or 0.6) if args.edit else {}
         if known:

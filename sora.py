@@ -682,23 +682,19 @@ def generate(model, process, latent, known, caption, times=None, steps=50, guida
 
 # ------------------------------------------------------------------------------------------------------------------
 # 9. Long video: the window slides, forward or backward in time. Everything stays in latent space: what was generated
-# is never encoded again.
-# Tests: extension_continues_from_the_newest_frames, the_anchor_stays_in_the_window_at_its_place,
-# backward_extension_mirrors_forward, connecting_fills_the_gap.
+# is never encoded again. Tests: extension_continues_from_the_newest_frames, backward_extension_mirrors_forward,
+# the_anchor_stays_in_the_window_at_its_place, connecting_fills_the_gap, the_other_end_is_in_sight.
 # ------------------------------------------------------------------------------------------------------------------
 
 def fill(model, process, before, blank, after, caption, **sampling):
-    """New latent frames in the place of `blank`, sampled jointly with what is known before and after, maybe nothing.
-
-    All are (B,C,F,h,w), each with its own F; sampling: passed on to `generate`.
-    """
-    known = torch.ones(before.shape[2] + blank.shape[2] + after.shape[2], dtype=torch.bool, device=blank.device)
-    known[before.shape[2]:before.shape[2] + blank.shape[2]] = False
+    """New latent frames in the place of `blank`, sampled jointly with what is known before and after, maybe nothing:
+    all (B,C,F,h,w), each with its own F; sampling: passed on to `generate`."""
+    known = torch.cat([torch.full((x.shape[2],), x is not blank, device=x.device) for x in (before, blank, after)])
     return generate(model, process, torch.cat([before, blank, after], dim=2), known, caption, **sampling)[:, :, ~known]
 
 
 def extend(model, process, past, caption, window, context, anchor=0, backward=False, draft=None, **sampling):
-    """Goes on without end: yields the next latent frames, one window after the other; take as many as you need.
+    """Goes on without end: yields the next latent frames, one window after the other; `take` what you need.
 
     past (B,C,F,h,w): the latent frames so far, F may be 0; window: latent frames sampled jointly, of which up to
     `context` are the newest of the past; sampling: passed on to `generate`.
@@ -734,30 +730,40 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
         past, length = join(near, new), length + new.shape[2]
 
 
-def take(windows, frames):
-    """The first of what `extend` yields, enough for that many latent frames: a list."""
-    taken = [next(windows)]
-    while sum(new.shape[2] for new in taken) < frames:
-        taken.append(next(windows))
-    return taken
+def take(windows, frames, backward=False):
+    """The first `frames` latent frames of what `extend` yields, in the order of time: (B,C,frames,h,w)."""
+    new = next(windows)
+    while new.shape[2] < frames:
+        new = torch.cat([next(windows), new] if backward else [new, next(windows)], dim=2)
+    return new[:, :, new.shape[2] - frames:] if backward else new[:, :, :frames]
 
 
-def connect(model, process, before, after, gap, caption, window, context, **sampling):
-    """The `gap` latent frames between two clips (B,C,F,h,w): (B,C,gap,h,w). Connect a clip to itself, and it is a loop.
+def connect(model, process, before, after, gap, caption, window, context, anchor=0, **sampling):
+    """The `gap` latent frames between two clips (B,C,F,h,w): (B,C,gap,h,w).
 
-    The window slides on from `before` until the rest fits between it and `after`; that is sampled jointly, with half
-    of the context known on either side.
+    The window slides on from `before`, and ends with both ends known, half of the context on either side. Until then
+    the first frame of `after` is its last: where it will be, or `anchor` away if that is nearer (0: left out).
     """
-    side = max(context // 2, 1)
-    room, new = window - 2 * side, before[:, :, :0]
-    if room < 1:
-        raise InputError(f"window of {window} latent frames: expected at least {2 * side + 1}, to know both ends")
-    if gap > room:
-        windows = extend(model, process, before, caption, window, context, **sampling)
-        new = torch.cat(take(windows, gap - room), dim=2)[:, :, :gap - room]
-    blank = before.new_zeros(*before.shape[:2], gap - new.shape[2], *before.shape[3:])
-    near = torch.cat([before, new], dim=2)[:, :, -side:]
-    return torch.cat([new, fill(model, process, near, blank, after[:, :, :side], caption, **sampling)], dim=2)
+    side, new = max(context // 2, 1), before[:, :, :0]
+    if window <= 2 * side:
+        raise InputError(f"window of {window} latent frames: expected {2 * side + 1} or more, to know both ends")
+    while (left := gap - new.shape[2]) > 0:
+        near, rest = torch.cat([before, new], dim=2)[:, :, -side:], max(left - (window - 2 * side), 0)
+        end = after[:, :, :bool(anchor) if rest else side]                     # rest: what does not fit between the two
+        size = min(rest or left, window - near.shape[2] - end.shape[2])
+        times = torch.arange(near.shape[2] + size + end.shape[2], device=near.device)
+        times[near.shape[2] + size:] += min(left - size, anchor)
+        blank = near.new_zeros(*near.shape[:2], size, *near.shape[3:])
+        new = torch.cat([new, fill(model, process, near, blank, end, caption, times=times, **sampling)], dim=2)
+    return new
+
+
+def loop(model, process, nothing, frames, caption, window, context, anchor=0, **sampling):
+    """A window of frames connected to itself: (B,C,frames,h,w); the last leads into the first. nothing: (B,C,0,h,w)."""
+    body = min(window, frames - (window - 2 * max(context // 2, 1)))
+    new = take(extend(model, process, nothing, caption, window, context, **sampling), body)
+    back = connect(model, process, new, new, frames - body, caption, window, context, anchor, **sampling)
+    return torch.cat([new, back], dim=2)
 
 
 # ------------------------------------------------------------------------------------------------------------------

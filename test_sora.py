@@ -538,13 +538,27 @@ def test_connecting_fills_the_gap(gap):
     """Whatever its length; the last window sees both ends, unchanged."""
     before, after, seen = torch.randn(1, 2, 3, 2, 2), torch.randn(1, 2, 2, 2, 2), []
 
-    def model(x, t, caption):
+    def model(x, t, caption, times):
         seen.append((x[:, :, 0], x[:, :, -1]))
+        assert times[0].tolist() == list(range(x.shape[2]))
         return torch.zeros_like(x)
     middle = sora.connect(model, SiT(), before, after, gap, torch.zeros(1, 1).long(), window=4, context=2, steps=1)
     assert middle.shape[2] == gap and torch.equal(seen[-1][1], after[:, :, 0])
     newest = torch.cat([before, middle], dim=2)[:, :, 3 + max(gap - 2, 0) - 1]
     assert torch.equal(seen[-1][0], newest)
+
+
+def test_the_other_end_is_in_sight():
+    """With anchors every window ends with the first frame of what comes after, at its place or as far as practised."""
+    before, after, seen = torch.randn(1, 2, 1, 2, 2), torch.randn(1, 2, 1, 2, 2), []
+
+    def model(x, t, caption, times):
+        assert torch.equal(x[:, :, -1], after[:, :, 0]) and x.shape[2] == 4
+        seen.append(times[0].tolist())
+        return torch.zeros_like(x)
+    middle = sora.connect(model, SiT(), before, after, 8, torch.zeros(1, 1).long(), window=4, context=1, anchor=4,
+                          steps=1)
+    assert middle.shape[2] == 8 and seen == [[0, 1, 2, 7], [0, 1, 2, 7], [0, 1, 2, 5], [0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("process", [DDPM(), SiT()], ids=["ddpm", "sit"])

@@ -61,7 +61,7 @@ class SquareCrop:
 class DroppingDiT(DiT):
     """Sees a random share `keep` of each clip's tokens in training (as MAE's encoder does), all of them in sampling.
 
-    It is indexing, not another network. What is dropped is predicted as 0: no gradient, but part of the loss in the log,
+    It is indexing, not another network. What is dropped is predicted as 0: no gradient, but part of the logged loss,
     which compares with nothing then. And a run that was stopped drops others than one that never was.
     """
     keep = 1.0
@@ -85,8 +85,8 @@ def start(*flags):
 
 
 def speed(vae):
-    """Prints tokens a second: clips of one shape; of six, packed; as many of the largest of the six, which is what padding
-    them to one length would compute: only the tokens of the six count there."""
+    """Prints tokens a second: clips of one shape; of six, packed; as many of the largest of the six, which is what
+    padding them to one length would compute: only the tokens of the six count there."""
     shapes = {"32x32 only": "16x32x32:35", "32x48 only": "16x32x48:23", "six, packed": NATIVE,
               "six, if padded": "16x32x48:44"}
     runs = {name: start("--vae", vae, "--shapes", shape) for name, shape in shapes.items()}

@@ -22,7 +22,7 @@ from data.cli import autocast, check_device, load_models, run_script, tune_cpu, 
 from data.judge import Judge, readable, real_clips
 from data.metrics import interval, motion, squared_error
 from data.score import show
-from sora import SPACE, TIME, InputError, connect, extend, fill, take
+from sora import SPACE, TIME, InputError, extend, fill, loop, take
 
 
 def seam(video, at):
@@ -46,12 +46,8 @@ def loops(models, n, frames, window, context, anchor, seed, sampling):
     caption = real_clips(config, "train", n, seed + 1)[1].to(vae.mean.device)
     blank = torch.zeros(n, config.latent_channels, 0, config.height // SPACE, config.width // SPACE,
                         device=caption.device)
-    back, rng = window - 2 * max(context // 2, 1), torch.Generator(caption.device).manual_seed(seed)
-    body = take(extend(dit, process, blank, caption, window, context, anchor, generator=rng, **sampling),
-                frames // TIME - back)
-    body = torch.cat(body, dim=2)[:, :, :frames // TIME - back]
-    circle = torch.cat([body, connect(dit, process, body, body, back, caption, window, context, generator=rng,
-                                      **sampling)], dim=2)
+    circle = loop(dit, process, blank, frames // TIME, caption, window, context, anchor,
+                  generator=torch.Generator(caption.device).manual_seed(seed), **sampling)
     return vae.decode(torch.cat([circle, circle], dim=2))[:, :, frames:].clamp(-1, 1).cpu()    # the decoder warmed up
 
 
@@ -87,11 +83,9 @@ def extensions(models, n, window, context, anchor, seed, sampling):
     given, words, judge, table = vae.encode(video.to(vae.mean.device)), caption.to(vae.mean.device), Judge(config), {}
     for name, backward in (("forward", False), ("backward", True)):
         new = take(extend(dit, process, given, words, window, context, anchor, backward=backward,
-                          generator=torch.Generator(words.device).manual_seed(seed), **sampling), window)
-        new = torch.cat(new[::-1] if backward else new, dim=2)
+                          generator=torch.Generator(words.device).manual_seed(seed), **sampling), window, backward)
         whole = vae.decode(torch.cat([new, given] if backward else [given, new], dim=2)).clamp(-1, 1).cpu()
-        fresh = whole[:, :, -half * TIME - window * TIME:-half * TIME] if backward else \
-            whole[:, :, half * TIME:(half + window) * TIME]
+        fresh = whole[:, :, :window * TIME] if backward else whole[:, :, half * TIME:]
         table[name] = judge.measure(fresh, caption)
     return table | {"held out": judge.measure(*real_clips(config, "heldout", n, seed))}
 
