@@ -106,8 +106,8 @@ class Config:
 
 PRESETS = {
     "tiny": Config(),
-    "small": Config(height=64, width=64, frames=20, digits=2, digit_size=28, latent_channels=16, vae_steps=8000,
-                    vae_batch=4, patch=2, dim=240, steps=60000),
+    "small": Config(height=64, width=64, frames=20, digits=2, digit_size=28, vae_steps=8000, vae_batch=4, batch=16,
+                    steps=60000),
     "base": Config(height=128, width=128, frames=32, channels=3, digits=2, digit_size=28, latent_channels=16,
                    vae_width=192, vae_depth=2, vae_steps=50000, patch=2, dim=768, depth=12, heads=12, batch=64,
                    steps=200000),

@@ -107,13 +107,13 @@ def framed(video):
 
 def framing(vae, n=64):
     """Trains both, samples shapes that were trained and others, writes framing.csv and the pictures."""
-    flags = "--steps 1200 --save-every 400".split()
+    flags = "--steps 800 --save-every 400".split()
     runs = {"six shapes": NATIVE, "square crops": SQUARE}
     models, plain = {}, loader.load_data
     for name, shapes in runs.items():
         load = plain if name == "six shapes" else lambda *args: SquareCrop(plain(*args))
         with patch.object(loader, "load_data", load):
-            saved = trained(OUT / name.replace(" ", "-"), ["--vae", vae, "--shapes", shapes, *flags], mark=1200)
+            saved = trained(OUT / name.replace(" ", "-"), ["--vae", vae, "--shapes", shapes, *flags], mark=800)
         models[name] = load_models(saved, DEVICE)
     rows = []
     for shape in SEEN + UNSEEN:
