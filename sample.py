@@ -54,7 +54,8 @@ def parse(argv=None):
     add("--window", type=int, help="video frames sampled jointly, rounded up to 4 (left out: as in training)")
     add("--context", type=int, help="video frames of the past that a window sees, rounded up to 4 (up to half of it)")
     add("--context-noise", type=float, default=0.0, help="deviation of noise added to the context, 0 to 1 (0)")
-    add("--anchor", action=argparse.BooleanOptionalAction, default=True, help="windows keep the first 4 frames (yes)")
+    add("--anchor", action=argparse.BooleanOptionalAction, default=True, help="windows keep the first 4 frames, those "
+        "of --connect and --loop the first 4 of what they lead to (yes)")
     add("--history-guidance", type=float, default=1.0, help="guidance scale of the known frames (1: none)")
     add("--fps", type=float, default=12, help="frames a second of the file (12)")
     add("--scale", type=int, default=1, help="enlarge every pixel to SCALE x SCALE (1)")
@@ -118,7 +119,7 @@ def plan(args, config, given, window, context, anchor):
         frames = total * TIME
     seen = 0 if args.edit else known // TIME                                   # known latent frames
     room = back // TIME if args.connect else 0 if args.loop else window - min(seen, context)
-    room -= bool(anchor) and seen > context                                    # the place of the anchor
+    room -= bool(anchor) and seen > context and not args.connect               # the place of the anchor
     print("new frames are sampled jointly" if total - seen <= room else f"new frames: windows of {window * TIME} slide")
     drop = 3 if args.image else frames if args.loop else bool(args.extend_backward) * (total * TIME - frames)
     return total, drop, frames

@@ -7,7 +7,7 @@
            ◄─ unpatchify
       ◄─ VideoVAE.decode
     DDPM or SiT say how noise is added and removed; `generate` fills unknown latent frames; `extend` goes on,
-    `connect` leads from one clip to another.
+    `connect` leads from one clip to another, `loop` back to its beginning.
 
 One letter an axis:
     B batch      c video channels, C latent channels    T video frames, F latent frames    H,W pixels, h,w latent pixels
@@ -703,9 +703,8 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
     backward: `past` is what comes after, and what is before it is yielded, the nearest frames first.
     draft (B,C,F',h,w), forward only: the new frames start from these, if `strength` is below 1, and end where they end.
     """
-    least = context + bool(anchor)
-    if not 0 < context <= least < window:
-        raise InputError(f"context of {context} latent frames{' and an anchor' * (least > context)}: expected at least "
+    if not 0 < context < window - bool(anchor):
+        raise InputError(f"context of {context} latent frames{' and an anchor' * bool(anchor)}: expected at least "
                          f"1, and fewer than the {window} of the window in all")
     join = lambda *parts: torch.cat(parts[::-1] if backward else parts, dim=2)
     newest = lambda x, n: x[:, :, :n] if backward else x[:, :, max(x.shape[2] - n, 0):]
@@ -741,15 +740,16 @@ def take(windows, frames, backward=False):
 def connect(model, process, before, after, gap, caption, window, context, anchor=0, **sampling):
     """The `gap` latent frames between two clips (B,C,F,h,w): (B,C,gap,h,w).
 
-    The window slides on from `before`, and ends with both ends known, half of the context on either side. Until then
-    the first frame of `after` is its last: where it will be, or `anchor` away if that is nearer (0: left out).
+    The last window knows both ends, half of the context on either side. Those before it go on from `before`, as in
+    `extend`; their last frame is the first of `after`, as if at most `anchor` lay between (0: they do without it).
     """
     side, new = max(context // 2, 1), before[:, :, :0]
-    if window <= 2 * side:
-        raise InputError(f"window of {window} latent frames: expected {2 * side + 1} or more, to know both ends")
+    if window <= (least := max(2 * side, context + bool(anchor))):
+        raise InputError(f"window of {window} latent frames: expected {least + 1} or more, to know both ends")
     while (left := gap - new.shape[2]) > 0:
-        near, rest = torch.cat([before, new], dim=2)[:, :, -side:], max(left - (window - 2 * side), 0)
-        end = after[:, :, :bool(anchor) if rest else side]                     # rest: what does not fit between the two
+        rest = max(left - (window - 2 * side), 0)                              # to be made before the last window
+        near = torch.cat([before, new], dim=2)[:, :, -(context if rest else side):]
+        end = after[:, :, :bool(anchor) if rest else side]
         size = min(rest or left, window - near.shape[2] - end.shape[2])
         times = torch.arange(near.shape[2] + size + end.shape[2], device=near.device)
         times[near.shape[2] + size:] += min(left - size, anchor)
@@ -759,7 +759,7 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 
 
 def loop(model, process, nothing, frames, caption, window, context, anchor=0, **sampling):
-    """A window of frames connected to itself: (B,C,frames,h,w); the last leads into the first. nothing: (B,C,0,h,w)."""
+    """A window of frames connected to itself: (B,C,frames,h,w), more than fit between two ends. nothing: (B,C,0,h,w)."""
     body = min(window, frames - (window - 2 * max(context // 2, 1)))
     new = take(extend(model, process, nothing, caption, window, context, **sampling), body)
     back = connect(model, process, new, new, frames - body, caption, window, context, anchor, **sampling)

@@ -69,7 +69,7 @@ def load_models(path, device="cpu"):
 def window_of(args, config):
     """--window, --context and --anchor in latent frames, rounded up: (window, context, anchor as in `extend`)."""
     window = -(-(args.window or config.frames) // TIME)
-    practised = args.anchor and config.known and config.anchors
+    practised = args.anchor and config.known and config.anchors and config.reach
     context = -(-args.context // TIME) if args.context else max((window - 1) // 2 if practised else window // 2, 1)
     if not 0 < context < window:
         raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME}"

@@ -5,8 +5,8 @@
 - loops: how much the last frame differs from the first, absolute difference averaged over pixels (`seam`), and how much
   that change differs from the changes before and after it (`seam, velocity`), each divided by the median of the same
   between the clip's other frames. Beside it, in the columns `inside`, the same for some frame inside the clip, of
-  loops and of real clips: how far from 1 a single frame is without a seam. `largest`: the largest change of a
-  clip, relative to its median; `way back`: speed of the centre over the last frames, which lead to the first;
+  loops and of real clips: how far from 1 a single frame is without a seam. `largest`: the largest change of a clip but
+  for the seam, relative to its median; `way back`: speed of the centre over the last frames, which lead to the first;
 - middle: of held-out clips as long as a window the first and last latent frame are given, without a caption; squared
   error a frame and legibility of what is generated between them, against blending the two ends;
 - extension: held-out clips of half a window are extended by a window, with the caption, forward and backward, and
@@ -36,7 +36,7 @@ def seam(video, at):
     inside &= inside.roll(1, dims=1) & inside.roll(-1, dims=1)
     middle = {name: x.where(inside, x.new_tensor(float("nan"))).nanmedian(1).values for name, x in of.items()}
     table = {name: x.gather(1, at[:, None])[:, 0] / middle[name] for name, x in of.items()}
-    return table | {"largest": of["seam"].where(inside, 0).amax(1) / middle["seam"]}
+    return table | {"largest": of["seam"][:, 1:].amax(1) / middle["seam"]}    # the seam itself aside
 
 
 @torch.no_grad()
