@@ -1192,6 +1192,12 @@ def test_a_clip_is_shown_in_the_shapes_nearest_to_its_own(folder):
         wide, {"sit/tall.npy"}, {"sit/tall.npy"}, wide | {"sit/tall.npy"}, wide | {"sit/tall.npy"}]
 
 
+def test_a_given_clip_has_the_frame_rate_of_training(folder):
+    clip = clips.given_clip(folder / "jump high" / "three.npy", replace(MINI, channels=3, stride=3))   # 64 frames
+    numbers = ((clip[0, 1].mean((1, 2)) + 1) * 127.5 / 2).round().tolist()
+    assert numbers == list(range(0, 60, 3))                                    # 22 frames, cut to a multiple of 4
+
+
 def test_a_single_picture_is_an_image_to_train_on(folder):
     (folder / "sit" / "photo").mkdir()
     iio.imwrite(folder / "sit" / "photo" / "one.png", counting(100)[99])

@@ -137,7 +137,7 @@ def framing(vae, n=64):
     write_clip(RESULTS / "shapes.gif", video, columns=2, scale=2)
 
 
-def dropping(vae, n=128, steps=500):
+def dropping(vae, n=128, steps=300):
     """Trains with each of KEPT for as long as `steps` steps with all tokens take; writes dropping.csv."""
     flags = ["--vae", vae, "--save-every", 10 ** 6]
     OUT.mkdir(parents=True, exist_ok=True)

@@ -125,15 +125,16 @@ def clip_loss(model, vae, process, config, clips):
     return interval(torch.cat(losses).cpu())
 
 
-def nearest_windows(config, rows, path, n=512):
+def nearest_windows(config, vae, rows, path, n=512):
     """For each row of clips the distance to the nearest of n windows of training clips, root mean squared over pixels
-    that are averages of 4 x 4: {row: (value, low, high)}. Writes a picture: six samples, below each its nearest."""
+    that are averages of 4 x 4: {row: (value, low, high)}. Writes a picture: six samples, below each its nearest, as the
+    VAE copies it."""
     windows = torch.cat([real_clips(config, "train", 64, seed=2 ** 21 + i)[0] for i in range(n // 64)])
     coarse = lambda video: nnf.avg_pool3d(video, (1, 4, 4)).flatten(1)
     far = {name: torch.cdist(coarse(video), coarse(windows)) / coarse(video[:1]).numel() ** 0.5 / 2
            for name, (video, _) in rows.items()}
     which = far["samples"][:6].argmin(dim=1)
-    pairs = torch.stack([rows["samples"][0][:6], windows[which]], dim=1).flatten(0, 1)[:, :, ::2]
+    pairs = torch.stack([rows["samples"][0][:6], through_vae(vae, windows[which])], dim=1).flatten(0, 1)[:, :, ::2]
     write_still(path, grid(pairs.transpose(1, 2).flatten(0, 1)[:, :, None], columns=pairs.shape[2]))
     return {name: interval(distances.amin(1)) for name, distances in far.items()}
 
@@ -167,7 +168,7 @@ def score(config, vae, dit, process, words, path, n=256, seed=0, **sampling):
     else:
         print("no referee for these clips: it reads one or two digits; so no legibility, frechet, permanence, motion")
         clips = {name: {"change": interval(change(video))} for name, (video, _) in rows.items()}
-        for name, cell in nearest_windows(config, rows, path.with_suffix(".nearest.png")).items():
+        for name, cell in nearest_windows(config, vae, rows, path.with_suffix(".nearest.png")).items():
             clips[name]["nearest"] = cell
     for name in ("training", "held out"):
         clips[f"{name}, VAE's copy"] |= likeness(rows[name][0], rows[f"{name}, VAE's copy"][0])
