@@ -759,7 +759,7 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 
 
 def loop(model, process, nothing, frames, caption, window, context, anchor=0, **sampling):
-    """A window of frames connected to itself: (B,C,frames,h,w), more than fit between two ends. nothing: (B,C,0,h,w)."""
+    """A window of frames connected to itself: (B,C,frames,h,w), more than fit between two ends. nothing: (B,C,0,h,w)"""
     body = min(window, frames - (window - 2 * max(context // 2, 1)))
     new = take(extend(model, process, nothing, caption, window, context, **sampling), body)
     back = connect(model, process, new, new, frames - body, caption, window, context, anchor, **sampling)

@@ -69,8 +69,8 @@ def parse_size(text, grid):
 
 
 def given_clip(path, config, size=None, still=False, keep_end=False):
-    """A clip for the VAE of a config: (1,c,T,H,W), T a multiple of 4; resized if there is a `size` (H,W). As many frames
-    a second as in training: every config.stride-th is kept.
+    """A clip for the VAE of a config: (1,c,T,H,W), T a multiple of 4; resized if there is a `size` (H,W). Of its
+    frames every config.stride-th is kept, as in training.
 
     still: its first frame four times. Frames that do not fill a latent frame are cut off, at the end or, with
     `keep_end`, at the start. Raises InputError if it is too short or of a size that cannot be.

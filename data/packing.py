@@ -164,6 +164,7 @@ def dropping(vae, n=128, steps=300):
 
 
 def lines(table):
+    """A row of csv for each metric."""
     return [[metric, *(f"{x:.5g}" for x in cell)] for metric, cell in table.items()]
 
 
