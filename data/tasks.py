@@ -60,7 +60,7 @@ def middles(models, n, window, seed, sampling):
     latent, nothing = vae.encode(video.to(vae.mean.device)), torch.zeros_like(caption).to(vae.mean.device)
     rng = torch.Generator(vae.mean.device).manual_seed(seed)
     filled = fill(dit, process, latent[:, :, :1], torch.zeros_like(latent[:, :, 1:-1]), latent[:, :, -1:], nothing,
-                generator=rng, **sampling | dict(guidance=1.0))
+                  generator=rng, **sampling | dict(guidance=1.0))
     copies = [vae.decode(torch.cat([latent[:, :, :1], z, latent[:, :, -1:]], dim=2)).clamp(-1, 1).cpu()
               for z in (filled, latent[:, :, 1:-1])]
     share = torch.linspace(0, 1, video.shape[2] - 2 * TIME + 2)[1:-1].view(-1, 1, 1)
