@@ -71,7 +71,7 @@ class Config:
     vae_width: int = _opt(64, "channels at 1/4 of the resolution, twice as many at 1/8")
     vae_depth: int = _opt(1, "residual blocks a resolution")
     vae_kl: float = _opt(1e-4, "weight of the KL term against the squared error")
-    vae_steps: int = _opt(5000, "training steps of the VAE")
+    vae_steps: int = _opt(5000, "training steps of the VAE (0 with --init: it stays as it is)")
     vae_batch: int = _opt(8, "clips in a step of the VAE")
     vae_muon: float = _opt(4e-3, "learning rate of the VAE's kernels (Muon; 0: AdamW instead)")
     vae_lr: float = _opt(2e-3, "learning rate of the rest of the VAE (AdamW)")
@@ -82,7 +82,7 @@ class Config:
     heads: int = _opt(6, "attention heads; dim / heads is even and at least 8")
     known: float = _opt(0.5, "share of clips trained with some of their latent frames known")
     anchors: float = _opt(0.5, "share of known first and last latent frames that come from earlier or later")
-    reach: int = _opt(48, "how much earlier or later at most, in video frames, a multiple of 4")
+    reach: int = _opt(96, "how much earlier or later at most, in video frames, a multiple of 4")
     stills: float = _opt(0.5, "share of other known first latent frames that are a still")
     forcing: float = _opt(0.25, "share of clips whose known latent frames have noise levels of their own")
     steps: int = _opt(2600, "training steps of the transformer")
@@ -102,6 +102,10 @@ class Config:
     seed: int = _opt(0, "of everything random")
     log_every: int = _opt(20, "steps between two lines of the log")
     save_every: int = _opt(500, "steps between two checkpoints and previews")
+
+    @property
+    def far(self):  # in latent frames: anchors from farther away seem to be this far, in training and in `extend`
+        return (self.reach // TIME + 1) // 2
 
 
 PRESETS = {
@@ -256,10 +260,8 @@ def unpatchify(tokens, p, F, h, w):
 
 
 def grid_coords(F, h, w, device=None):
-    """Coordinates (F·h·w, 5) of a grid of tokens in the order of `patchify`: f, y, x, and the canvas size h, w.
-
-    All in patches: here h and w are the latent's divided by p.
-    """
+    """Coordinates (F·h·w, 5) of a grid of tokens in the order of `patchify`: f, y, x, and the canvas size h, w; all in
+    patches: here h and w are the latent's divided by p."""
     axes = [torch.arange(n, dtype=torch.float32, device=device) for n in (F, h, w)]
     f, y, x = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
     return torch.stack([f, y, x, torch.full_like(f, h), torch.full_like(f, w)], dim=-1)
@@ -557,23 +559,23 @@ def draw_windows(config, B, F, generator=None):
 
     In a share `config.known` some latent frames are known: at the start, at the end, or at both (the end may come out
     empty if the start is long), never all. A known first or last one may be an anchor, from up to `config.reach` video
-    frames before or after its place. A known first one that is no anchor may be a still: the video frame before the
-    second latent frame, four times. A single latent frame is always a still: an image.
+    frames before or after its place; beyond `config.far` it seems no farther. A known first one that is no anchor may
+    be a still: the video frame before the second latent frame, four times. A single latent frame is always a still.
     Returns, on the CPU, (known (B,F) bool, times (B,F): where in time each latent frame stands, usually 0..F-1,
     frames (B,4F): the video frames that they are made of, counted like times but in video frames).
     """
-    draw = lambda low, high: torch.randint(low, high, (B, 1), generator=generator)
-    chance = lambda share: torch.rand(B, 1, generator=generator) < share
+    draw = lambda low, high, n=1: torch.randint(low, high, (B, n), generator=generator)
+    chance = lambda share, n=1: torch.rand(B, n, generator=generator) < share
     index, kind, any_known = torch.arange(F), draw(0, 3), chance(config.known)     # kind 0: start, 1: end, 2: both
     some = lambda: draw(1, F) if F > 1 else 0
     start = some() * (any_known & (kind != 1))                                 # (B,1): 1..F-1, or 0 if not wanted
     end = torch.minimum(some() * (any_known & (kind != 0)), F - 1 - start)
     known = (index < start) | (index >= F - end)                               # (B,F)
-    reach = config.reach // TIME
-    anchor = known & chance(config.anchors if reach else 0)
-    gap = draw(1, max(reach, 1) + 1)
-    times = index - gap * (anchor & (index == 0)) + gap * (anchor & (index == F - 1))
-    frames = TIME * times[..., None] + torch.arange(TIME)                      # (B,F,4)
+    outward = (index == F - 1).long() - (index == 0).long()                    # (F,): -1 the first, 1 the last
+    anchor = known & (outward != 0) & chance(config.anchors if config.reach else 0, F)
+    gap = outward * anchor * draw(1, max(config.reach // TIME, 1) + 1, F)
+    times = index + gap.clamp(-config.far, config.far)
+    frames = TIME * (index + gap)[..., None] + torch.arange(TIME)              # (B,F,4)
     still = (known & ~anchor & chance(config.stills))[:, 0] | (F == 1)         # (B,)
     frames[still, 0] = frames[still, 0, -1:]
     return known, times, frames.flatten(1)
@@ -620,10 +622,8 @@ def make_optimizers(net, lr_muon, lr):
     inner = [p for name, p in net.named_parameters() if lr_muon and p.ndim == 2
              and ("kernel" in name or "blocks" in name) and "modulation" not in name]
     rest = [p for p in net.parameters() if not any(p is q for q in inner)]
-    optimizers = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)]
-    if inner:
-        optimizers.append(torch.optim.Muon(inner, lr=lr_muon, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
-    return optimizers
+    muon = [torch.optim.Muon(inner, lr=lr_muon, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")] if inner else []
+    return [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True), *muon]
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -699,7 +699,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
     past (B,C,F,h,w): the latent frames so far, F may be 0; window: latent frames sampled jointly, of which up to
     `context` are the newest of the past; sampling: passed on to `generate`.
     anchor: how many latent frames before the context the first one of all may stand, 0 to do without: it stays in every
-    window, to remember by; where it was, or this far away if that was farther (trained: the config's `reach`).
+    window, to remember by; where it was, or this far away if that was farther (trained: the config's `far`).
     backward: `past` is what comes after, and what is before it is yielded, the nearest frames first.
     draft (B,C,F',h,w), forward only: the new frames start from these, if `strength` is below 1, and end where they end.
     """

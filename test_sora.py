@@ -454,22 +454,27 @@ def test_every_unknown_token_weighs_the_same():
 
 
 def test_training_windows_hold_every_use():
-    """Each kind in its share; anchors come from where `times` says, a still is the frame before what follows."""
+    """Each kind in its share; anchors come from where `times` says, from reach on also from farther away; the two of a
+    clip on their own; a still is the frame before what follows."""
     known, times, frames = draw_windows(Config(), 4000, 4, torch.Generator().manual_seed(0))
     assert not known.all(dim=1).any() and abs(known.any(dim=1).float().mean() - 0.5) < 0.03
     patterns = {tuple(row) for row in known.int().tolist()}
     assert patterns == {tuple(int(f < a or f >= 4 - b) for f in range(4)) for a in range(4) for b in range(4 - a)}
     moved = times != torch.arange(4)
     assert (known | ~moved).all() and not moved[:, 1:3].any()
-    for end, sign in ((0, -1), (3, 1)):                                        # before the clip, after the clip
-        away = sign * (times[:, end] - end)[moved[:, end]]
-        assert away.min() == 1 and away.max() == 12 and abs(moved[known[:, end], end].float().mean() - 0.5) < 0.05
     per_latent = frames.view(4000, 4, 4)
+    for end, sign in ((0, -1), (3, 1)):                                        # before the clip, after the clip
+        seems, is_ = (sign * (at[:, end] - end)[moved[:, end]] for at in (times, per_latent[:, :, 0] // TIME))
+        assert abs(moved[known[:, end], end].float().mean() - 0.5) < 0.05
+        assert is_.min() == 1 and is_.max() == 24 and torch.equal(seems, is_.clamp(max=12))
+    both = moved[known[:, 0] & known[:, 3]][:, [0, 3]]                         # each in half of them, both in a quarter
+    assert (both.float().mean(0) - 0.5).abs().max() < 0.1 and abs(both.all(1).float().mean() - 0.25) < 0.1
     still = (per_latent.diff(dim=2) == 0).all(dim=2)
     assert (known | ~still).all() and not still[:, 1:].any() and not (still & moved).any()
     assert abs(still[known[:, 0] & ~moved[:, 0], 0].float().mean() - 0.5) < 0.05
     assert (per_latent[still[:, 0], 0, 3] + 1 == per_latent[still[:, 0], 1, 0]).all()
-    assert torch.equal(per_latent[~still], TIME * times[~still][:, None] + torch.arange(4))
+    assert torch.equal(per_latent[~still & ~moved],
+                       TIME * times[~still & ~moved][:, None] + torch.arange(4))
     image = draw_windows(Config(), 9, 1)
     assert not image[0].any() and torch.equal(image[2], torch.full((9, 4), 3))                 # the same frame
     plain = draw_windows(replace(Config(), known=0), 9, 3)
@@ -880,6 +885,9 @@ def test_vae_is_shared_and_weights_are_taken_over(trained, tmp_path):
     assert {row["stage"] for row in csv.DictReader((tmp_path / "log.csv").open())} == {"dit"}
     call(sample.main, "--ckpt", tmp_path / "sora.pt", "--out", tmp_path / "x.gif", "--sampler", "heun", "--steps", 2)
     assert iio.imread(tmp_path / "x.gif", index=None).shape[0] == 16
+    call(train.main, "--init", trained / "sora.pt", "--vae-steps", 0, "--steps", 2, "--out", tmp_path / "more")
+    more = load_checkpoint(tmp_path / "more" / "sora.pt")
+    assert same(one["vae"], more["vae"]) and not same(one["dit"], more["dit"]) and more["step"] == 2
 
 
 @pytest.mark.parametrize("name,args,shape", [
@@ -1157,7 +1165,7 @@ def test_a_step_packs_the_shapes_asked_for(folder):
     """Six shapes, images among them: the mix of every step is the requested one, and no token is padding."""
     shapes = "16x32x32:3 8x32x48:2 8x48x32:2 24x16x16:1 20x24x40:1 1x32x32:4"
     mix, words, config = load_mix(replace(MINI, shapes=shapes, digit_size=14), "cpu")
-    assert [n for _, n in mix] == [3, 2, 2, 1, 1, 4] and words == MovingMNIST.words and config.reach == 48
+    assert [n for _, n in mix] == [3, 2, 2, 1, 1, 4] and words == MovingMNIST.words and config.reach == 96
     dit, groups, seen = lively(DiT(MINI, 10)), [], []
     for data, n in mix:
         known, times, frames = draw_windows(config, n, data.frames // TIME)
@@ -1396,7 +1404,8 @@ def test_scripts_refuse_unusable_checkpoints(trained, tmp_path):
     torch.save(torch.load(trained / "sora.pt") | {"stage": 0}, tmp_path / "early.pt")
     early = tmp_path / "early.pt"
     assert "before the transformer" in complaint(sample.main, "--ckpt", early, "--out", tmp_path / "x.gif")
-    assert "not trained to the end" in complaint(train.main, "--vae", early, *out)
+    for flags in (("--vae", early), ("--init", early, "--vae-steps", "0"), ("--vae-steps", "0")):
+        assert "trained to the end" in complaint(train.main, *flags, *out)
 
 
 def test_scripts_refuse_places_that_cannot_be_written(trained, tmp_path):

@@ -68,8 +68,9 @@ def start(args):
         raise InputError(f"{own} exists: go on with --resume, choose another --out, or lose it with --overwrite")
     source = own if args.resume else args.init or args.vae
     saved = load_checkpoint(source, args.device) if source else None
-    if args.vae and saved["stage"] == 0:
-        raise InputError(f"{args.vae}: its VAE is not trained to the end; --resume that run first")
+    keep_vae = args.vae or args.init and args.vae_steps == 0
+    if keep_vae and saved["stage"] == 0 or args.vae_steps == 0 and not saved:
+        raise InputError(f"{source or '--vae-steps 0 without --init'}: no VAE trained to the end; train it first")
     given = {f.name: getattr(args, f.name) for f in fields(Config) if getattr(args, f.name) is not None}
     old = saved["config"] if saved else None
     if args.preset and (args.resume or args.init):
@@ -82,7 +83,7 @@ def start(args):
     torch.manual_seed(c.seed)                                                  # the initial weights
     vae, dit = VideoVAE(c).to(args.device), DiT(c, len(words)).to(args.device)
     run = SimpleNamespace(
-        args=args, config=c, mix=mix, words=words, out=Path(args.out), stage=1 if args.vae else 0, step=0, seconds=0.0,
+        args=args, config=c, mix=mix, words=words, out=Path(args.out), stage=1 if keep_vae else 0, step=0, seconds=0.0,
         vae=vae, dit=dit, model=dit.packed, ema=copy.deepcopy(dit).requires_grad_(False), stop=False,
         process=make_process(c, args.device),
         optimizers=[make_optimizers(vae, c.vae_muon, c.vae_lr), make_optimizers(dit, c.muon, c.lr)],

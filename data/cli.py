@@ -17,7 +17,7 @@ def check(config):
     """Raises InputError at the first value that cannot work, naming the numbers."""
     for item in fields(config):
         value = getattr(config, item.name)
-        least = {"frames": 8, "seed": 0, "reach": 0}.get(item.name, 1 if item.type is int else 0)  # counts, rates
+        least = {"frames": 8, "seed": 0, "reach": 0, "vae_steps": 0}.get(item.name, int(item.type is int))
         most = 2 ** 63 - 1 if item.name == "seed" else 1 if item.name in SHARES else math.inf
         if item.type is not str and not least <= value <= most:
             raise InputError(f"{item.name} {value}: expected {least} {'or more' if most == math.inf else f'to {most}'}")
@@ -74,7 +74,7 @@ def window_of(args, config):
     if not 0 < context < window:
         raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME}"
                          f" frames of context and {TIME} new ones")
-    return window, context, config.reach // TIME if practised and context + 1 < window else 0
+    return window, context, config.far if practised and context + 1 < window else 0
 
 
 def check_device(name):

@@ -6,12 +6,14 @@ makes 128 clips of 1,000 frames, twice: with the caption throughout, and with th
 
 Writes a .csv and, beside it, a plot of it (.png). Each stretch of a training clip's length is measured as a clip of its
 own (see score.py), and by its handwriting (one digit): `own` is the distance to the clip's first stretch, `other` that
-to the first stretch of another clip with the same caption. Beside them stand held-out clips and the VAE's copies of
+to the first stretch of another clip with the same caption. `usual motion` is the share of clips whose speed and wobble
+are both within the middle 95 % of those of training clips. Beside them stand held-out clips and the VAE's copies of
 them; there `own` compares two clips of one digit, `other` two digits of one class.
 """
 import argparse
 import csv
 from dataclasses import replace
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from tqdm import tqdm
 from data import plots
 from data.cli import autocast, check_device, load_models, run_script, tune_cpu, window_of
 from data.clips import make_folder
-from data.metrics import distance, interval
+from data.metrics import distance, interval, motion
 from data.judge import Judge, readable, real_clips
 from data.score import through_vae
 from sora import SPACE, InputError, extend
@@ -62,9 +64,18 @@ def stretches(parts, length, count):
         video = video[:, :, length:]
 
 
+@cache
+def usual(config):
+    """{metric of motion: the middle 95 % of training clips, (low, high)}."""
+    real = motion(real_clips(config, "train", 1024, seed=2 ** 21)[0].mean(1, keepdim=True))
+    return {name: real[name].quantile(torch.tensor([0.025, 0.975])) for name in ("speed", "wobble")}
+
+
 def measure(judge, video, caption, start):
-    """The judge's numbers, and how far the handwriting is from its own start and from that of a partner."""
-    table = judge.measure(video, caption)
+    """The judge's numbers, how usual the motion is, how far the handwriting is from its own start and a partner's."""
+    table, moves = judge.measure(video, caption), motion(judge.grey(video))
+    inside = [(low <= moves[name]) & (moves[name] <= high) for name, (low, high) in usual(judge.config).items()]
+    table["usual motion"] = interval(torch.stack(inside).all(0).float())
     if judge.config.digits == 1:
         now, then = judge.handwriting(judge.grey(video)), judge.handwriting(judge.grey(start))
         who = partner(caption)

@@ -125,7 +125,7 @@ class MovingMNIST:
 
     def paths(self, n, generator=None, frames=None):
         """Top left corners (n, T, n_digits, 2) in whole pixels, y then x."""
-        frames = torch.arange(self.frames).expand(n, -1) if frames is None else frames - frames.min()
+        frames = torch.arange(self.frames).expand(n, -1) if frames is None else frames - frames.amin(1, keepdim=True)
         length = int(frames.max()) + 1
         free = torch.tensor(self.canvas) - self.size
         who = (n, self.n_digits)

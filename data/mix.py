@@ -1,0 +1,90 @@
+"""What does each part of the training mix buy? One short run without each, and what every use of the mask is then like.
+
+    python -m data.mix
+
+All share the VAE of --ckpt, the seed and the number of steps. n clips for each number, with 95 % bootstrap intervals
+over clips; all but `text` begin with held-out clips and have no caption, so what goes on must be seen in them:
+- text: samples from captions, their legibility and Frechet distance;
+- picture: the first frame of a clip is given as a still, legibility of the window that follows;
+- middle: the first and last latent frame are given, squared error of what is between (see tasks.py);
+- backward: legibility of the window before a clip;
+- frames 97 to 112: legibility of a clip that goes on, with an anchor if the model has practised them, without and with
+  history guidance 3.
+Training goes on where it was stopped, in out/mix (delete it to start over); the table goes to data/results/mix.csv.
+"""
+import argparse
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from data.cli import autocast, load_models, run_script, tune_cpu, window_of
+from data.judge import Judge, real_clips
+from data.score import sample_clips, show
+from data.study import trained
+from data.tasks import middles
+from sora import TIME, extend, fill, take
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+OUT, RESULTS = Path("out/mix"), Path("data/results")
+RUNS = {"the whole mix": [],
+        "no known frames": ["--known", 0],
+        "no anchors": ["--anchors", 0],
+        "no stills": ["--stills", 0],
+        "no forcing": ["--forcing", 0],
+        "few captions dropped": ["--caption-drop-known", 0.1]}
+
+
+@torch.no_grad()
+def uses(models, judge, n, seed, steps):
+    """{use: (value, low, high)} of one model."""
+    config, vae, dit, process, _ = models
+    window, context, anchor = window_of(SimpleNamespace(window=None, context=None, anchor=True), config)
+    caption = real_clips(config, "train", n, seed + 1)[1]
+    text = judge.measure(sample_clips(dit, vae, process, config, caption.to(DEVICE), seed, steps=steps), caption)
+    table = {"text, legibility": text["legibility"], "text, frechet": text["frechet"]}
+    video, caption = real_clips(config, "heldout", n, seed)
+    given, nothing = vae.encode(video.to(DEVICE)), torch.zeros_like(caption).to(DEVICE)
+    still = vae.encode(video[:, :, :1].expand(-1, -1, TIME, -1, -1).to(DEVICE))
+    common = lambda: dict(steps=steps, generator=torch.Generator(DEVICE).manual_seed(seed))
+    read = lambda latent, frames: judge.measure(vae.decode(latent).clamp(-1, 1)[:, :, frames], caption)["legibility"]
+    new = fill(dit, process, still, torch.zeros_like(given[:, :, 1:]), still[:, :, :0], nothing, **common())
+    table["picture, legibility"] = read(torch.cat([still, new], dim=2), slice(TIME, None))
+    table["middle, error"] = middles(models, n, window, seed, dict(steps=steps))["the model"]["error"]
+    new = take(extend(dit, process, given, nothing, window, context, anchor, True, **common()), window, True)
+    table["backward, legibility"] = read(torch.cat([new, given], dim=2), slice(0, config.frames))
+    for scale in (1.0, 3.0):
+        windows = extend(dit, process, given, nothing, window, context, anchor, guidance=scale, history_guidance=scale,
+                         **common())
+        new = take(windows, 6 * window)
+        table[f"frames 97 to 112{', guided' * (scale > 1)}"] = read(torch.cat([given, new], dim=2), slice(96, 112))
+    return table
+
+
+def main():
+    """Trains, measures, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", default="out/sora.pt", help="whose VAE to use (out/sora.pt)")
+    parser.add_argument("--n", type=int, default=128, help="clips for each number (128)")
+    parser.add_argument("--train-steps", type=int, default=800, help="of each run (800)")
+    parser.add_argument("--steps", type=int, default=16, help="when sampling (16)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    tune_cpu()
+    columns = {}
+    for name, flags in RUNS.items():
+        folder = OUT / f"{name.replace(' ', '-')}-{args.train_steps}-{args.seed}"
+        saved = trained(folder, ["--vae", args.ckpt, "--steps", args.train_steps, "--save-every", 10 ** 6, "--seed",
+                                 args.seed, *flags], args.train_steps)
+        models = load_models(saved, DEVICE)
+        with autocast(DEVICE):
+            columns[name] = uses(models, Judge(models[0]), args.n, args.seed, args.steps)
+        show(name, {"": columns[name]})
+    with (RESULTS / "mix.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["trained with", "use", "value", "low", "high"], *(
+            [name, use, *(f"{x:.5g}" for x in cell)] for name, row in columns.items() for use, cell in row.items())])
+
+
+if __name__ == "__main__":
+    run_script(main)
