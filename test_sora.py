@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import torch
 import sample
 import sora
 import train
-from data import cli, clips, drift, loader, metrics, packing, plots, score, study, tasks
+from data import cli, clips, drift, loader, metrics, mix, packing, plots, score, study, tasks
 from data.judge import Judge, real_clips
 from data.loader import load_data, load_mix
 from data.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
@@ -919,7 +920,7 @@ def test_score_without_a_referee_says_so(trained, tmp_path, capsys):
     assert "legibility" not in (tmp_path / "sora.score.json").read_text()
 
 
-def test_drift_is_written_for_both_arms(trained, tmp_path):
+def test_drift_is_written_for_both_arms(trained, tmp_path, monkeypatch):
     call(drift.main, "--ckpt", trained / "sora.pt", "--n", 12, "--frames", 48, "--out", tmp_path / "d.csv",
          "--device", "cpu")
     rows = list(csv.DictReader((tmp_path / "d.csv").open()))
@@ -928,6 +929,11 @@ def test_drift_is_written_for_both_arms(trained, tmp_path):
     assert set(map(tuple, firsts.values())) == {("1", "17", "33")}
     own = {row["first_frame"]: float(row["value"]) for row in rows if row["metric"] == "own"}
     assert own["1"] == 0 < own["33"]
+    few = {name: drift.FACTORS[name] for name in ("no anchor", "history guidance 2")}
+    monkeypatch.setattr(drift, "FACTORS", few)
+    call(drift.main, "--ckpt", trained / "sora.pt", "--n", 2, "--frames", 16, "--steps", 1, "--arms", "factors", "--out",
+         tmp_path / "f.csv")
+    assert {row["clips"] for row in csv.DictReader((tmp_path / "f.csv").open())} >= set(few)
     assert drift.partner(torch.tensor([[3], [4], [3], [5], [3]])).tolist() == [2, 1, 4, 3, 0]
 
 
@@ -1237,6 +1243,36 @@ def test_dropped_tokens_are_not_seen_and_kept_ones_see_each_other(monkeypatch):
     assert torch.equal(alone.sort(dim=0).values, kept.sort(dim=0).values)
     with torch.no_grad():
         assert torch.equal(dropping(x, t, caption), dit(x, t, caption))
+
+
+def test_known_only_known_frames_do_not_look_at_unknown_ones():
+    """In the study of the mix: what the network says of known frames hangs on them alone, and as always elsewhere."""
+    torch.manual_seed(0)
+    dit, x = lively(DiT(MINI, 10)), torch.randn(2, 4, 3, 2, 2)
+    known, other = torch.tensor([True, False, True]), x + torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1)
+    outs, plain = [], DiT.forward
+    def model(x, t, caption):
+        outs.append(plain(dit, x, t, caption))
+        return outs[-1]
+    for restricted in (False, True):
+        with mix.known_only() if restricted else nullcontext():
+            for latent in (x, other):
+                sora.generate(model, SiT(), latent, known, torch.ones(2, 1).long(), steps=1, strength=0.5,
+                                  generator=torch.Generator().manual_seed(0))
+    change = [(outs[i] - outs[i + 1]).abs().amax((0, 1, 3, 4)) for i in (0, 2)]
+    assert (change[0] > 1e-3).all() and (change[1][known] == 0).all() and change[1][1] > 1e-3
+    assert sora.generate is generate
+
+
+def test_the_mix_is_measured_in_every_use(trained, tmp_path, monkeypatch):
+    small = ["--dim", 48, "--depth", 1, "--heads", 2, "--batch", 4]
+    monkeypatch.setattr(mix, "RUNS", {name: small + mix.RUNS[name] for name in ("no anchors", mix.KNOWN_ONLY)})
+    monkeypatch.setattr(mix, "OUT", tmp_path / "runs")
+    monkeypatch.setattr(mix, "RESULTS", tmp_path)
+    call(mix.main, "--ckpt", trained / "sora.pt", "--n", 3, "--train-steps", 2, "--steps", 1)
+    rows = list(csv.DictReader((tmp_path / "mix.csv").open()))
+    assert len(rows) == 14 and {row["trained with"] for row in rows} == set(mix.RUNS)
+    assert all(math.isfinite(float(row["value"])) for row in rows)
 
 
 def test_square_crops_are_the_middle():

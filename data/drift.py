@@ -3,6 +3,8 @@
     python -m data.drift --ckpt out/sora.pt
 
 makes 128 clips of 1,000 frames, twice: with the caption throughout, and with the caption for the first window only.
+`--arms factors` drops the caption too, once with the settings of the command line and then with one of them changed at
+a time (FACTORS).
 
 Writes a .csv and, beside it, a plot of it (.png). Each stretch of a training clip's length is measured as a clip of its
 own (see score.py), and by its handwriting (one digit): `own` is the distance to the clip's first stretch, `other` that
@@ -25,10 +27,16 @@ from data.cli import autocast, check_device, load_models, run_script, tune_cpu, 
 from data.clips import make_folder
 from data.metrics import distance, interval, motion
 from data.judge import Judge, readable, real_clips
-from data.score import through_vae
+from data.score import show, through_vae
 from sora import SPACE, InputError, extend
 
-ARMS = ("caption throughout", "caption for the first window")
+ARMS = {"caption throughout": {"captioned": True}, "caption for the first window": {}}           # changed settings
+FACTORS = {"caption for the first window": {},
+           "no anchor": {"anchor": 0}, "context of 8 frames": {"context": 2},
+           "history guidance 1": {"history_guidance": 1.0}, "history guidance 2": {"history_guidance": 2.0},
+           "history guidance 4": {"history_guidance": 4.0}, "context noise 0.02": {"context_noise": 0.02},
+           "context noise 0.1": {"context_noise": 0.1}, "context noise 0.3": {"context_noise": 0.3},
+           "48 steps": {"steps": 48}}
 
 
 def partner(caption):
@@ -40,13 +48,13 @@ def partner(caption):
 
 
 @torch.no_grad()
-def long_clips(config, vae, dit, process, caption, arm, window, context, anchor, seed, sampling):
+def long_clips(config, vae, dit, process, caption, seed, window, context, anchor, captioned=False, **sampling):
     """Yields the next frames of a clip for each caption, without end: (B,c,T',H,W) in [-1,1] on the CPU."""
     rng = torch.Generator(caption.device).manual_seed(seed)
     past = torch.zeros(len(caption), config.latent_channels, 0, config.height // SPACE, config.width // SPACE,
                        device=caption.device)
     first = next(extend(dit, process, past, caption, window, context, generator=rng, **sampling))
-    if arm == ARMS[1]:
+    if not captioned:
         caption, sampling = torch.zeros_like(caption), sampling | dict(guidance=sampling["history_guidance"])
     cache = {}
     for latent in chain([first], extend(dit, process, first, caption, window, context, anchor, generator=rng,
@@ -94,27 +102,27 @@ def references(judge, vae, n, seed):
         yield name, "", measure(judge, later, caption, start)
 
 
-def drift(judge, models, n, frames, seed, arm, window, context, anchor, **sampling):
+def drift(judge, models, n, frames, seed, arm, settings):
     """Yields (arm, first frame, table) for each stretch of n clips, one stretch after the other."""
     config, vae, dit, process, words = models
     caption = torch.tensor([[1 + (i + j * (i // 10)) % len(words) for j in range(config.digits)] for i in range(n)],
                            device=next(dit.parameters()).device)
     length, start = config.frames, None
-    parts = long_clips(config, vae, dit, process, caption, arm, window, context, anchor, seed, sampling)
+    parts = long_clips(config, vae, dit, process, caption, seed, **settings)
     for i, video in enumerate(stretches(parts, length, frames // length)):
         start = video if i == 0 else start
         yield arm, i * length + 1, measure(judge, video, caption.cpu(), start)
 
 
-def main(argv=None):
-    """Both arms, written row by row."""
+def parse(argv):
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--ckpt", default="out/sora.pt")
     add("--out", default="out/drift.csv", help="(out/drift.csv)")
     add("--n", type=int, default=128, help="clips (128)")
     add("--frames", type=int, default=1000, help="frames of each (1000)")
-    add("--arms", nargs="+", choices=ARMS, default=ARMS, help="(both)")
+    add("--arms", nargs="+", choices=[*ARMS, "factors"], default=[*ARMS], help="(both)")
     add("--seed", type=int, default=0)
     add("--window", type=int, help="video frames sampled jointly (as in training)")
     add("--context", type=int, help="video frames of the past that a window sees (up to half of it)")
@@ -125,7 +133,12 @@ def main(argv=None):
     add("--guidance", type=float)
     add("--sampler")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """All arms, written row by row."""
+    args = parse(argv)
     tune_cpu()
     check_device(args.device)
     plots.need_matplotlib()
@@ -139,18 +152,21 @@ def main(argv=None):
     if args.sampler not in (None, *process.samplers):
         raise InputError(f"--sampler {args.sampler}: expected one of {', '.join(process.samplers)}")
     window, context, anchor = window_of(args, config)                          # in latent frames
-    sampling = dict(steps=args.steps or config.sample_steps, sampler=args.sampler, context_noise=args.context_noise,
-                    guidance=config.guidance if args.guidance is None else args.guidance,
-                    history_guidance=args.history_guidance)
+    settings = dict(window=window, context=context, anchor=anchor, steps=args.steps or config.sample_steps,
+                    sampler=args.sampler, context_noise=args.context_noise, history_guidance=args.history_guidance,
+                    guidance=config.guidance if args.guidance is None else args.guidance)
+    changes = FACTORS if "factors" in args.arms else {arm: ARMS[arm] for arm in args.arms}
     with autocast(args.device), Path(args.out).open("w", newline="") as file:
-        judge, writer = Judge(config), csv.writer(file)
+        judge, writer, last = Judge(config), csv.writer(file), {}
         writer.writerow(["clips", "first_frame", "metric", "value", "low", "high"])
-        arms = [drift(judge, models, args.n, args.frames, args.seed, arm, window, context, anchor, **sampling)
-                for arm in args.arms]
+        arms = [drift(judge, models, args.n, args.frames, args.seed, arm, settings | change)
+                for arm, change in changes.items()]
         total = 2 + len(arms) * (args.frames // config.frames)
         for name, first, table in tqdm(chain(references(judge, vae, args.n, args.seed), *arms), total=total):
             writer.writerows([name, first, metric, *(f"{x:.5g}" for x in cell)] for metric, cell in table.items())
             file.flush()
+            last[name] = table
+    show(f"the last {config.frames}", last)
     print(f"wrote {args.out}")
     plots.drift(args.out, Path(args.out).with_suffix(".png"))
 

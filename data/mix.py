@@ -1,5 +1,8 @@
 """What does each part of the training mix buy? One short run without each, and what every use of the mask is then like.
 
+Beside them, a smaller network, and one whose known frames do not look at the unknown ones (KNOWN_ONLY): their keys and
+values are then the same at every denoising step and could be kept.
+
     python -m data.mix
 
 All share the VAE of --ckpt, the seed and the number of steps. n clips for each number, with 95 % bootstrap intervals
@@ -14,11 +17,17 @@ Training goes on where it was stopped, in out/mix (delete it to start over); the
 """
 import argparse
 import csv
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import torch
+import torch.nn.functional as nnf
 
+import sora
+import train
+from data import score
 from data.cli import autocast, load_models, run_script, tune_cpu, window_of
 from data.judge import Judge, real_clips
 from data.score import sample_clips, show
@@ -33,7 +42,33 @@ RUNS = {"the whole mix": [],
         "no anchors": ["--anchors", 0],
         "no stills": ["--stills", 0],
         "no forcing": ["--forcing", 0],
-        "few captions dropped": ["--caption-drop-known", 0.1]}
+        "few captions dropped": ["--caption-drop-known", 0.1],
+        "half the width": ["--dim", 96, "--heads", 3],
+        (KNOWN_ONLY := "known see known only"): []}
+
+
+def known_only():
+    """While the context lasts, tokens of known frames attend to those of known frames only."""
+    now, attention = {}, nnf.scaled_dot_product_attention
+
+    def draw_windows(config, B, F, generator=None):
+        known, *rest = sora.draw_windows(config, B, F, generator)
+        now["known"] = known
+        return known, *rest
+
+    def generate(model, process, latent, known, *args, real=sora.generate, **sampling):
+        now["known"] = known.expand(len(latent), latent.shape[2])
+        return real(model, process, latent, known, *args, **sampling)
+
+    def masked(q, k, v):  # (B,heads,l,head_dim) each, B a multiple of the clips: guidance asks several times at once
+        known = now["known"].to(q.device)
+        known = known.repeat(len(q) // len(known), 1).repeat_interleave(q.shape[2] // known.shape[1], dim=1)   # (B,l)
+        return attention(q, k, v, attn_mask=known[:, None, None] | ~known[:, None, :, None])
+    stack = ExitStack()
+    for place, name, new in ((train, "draw_windows", draw_windows), (score, "generate", generate),
+                             (sora, "generate", generate), (nnf, "scaled_dot_product_attention", masked)):
+        stack.enter_context(patch.object(place, name, new))
+    return stack
 
 
 @torch.no_grad()
@@ -62,7 +97,7 @@ def uses(models, judge, n, seed, steps):
     return table
 
 
-def main():
+def main(argv=None):
     """Trains, measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", default="out/sora.pt", help="whose VAE to use (out/sora.pt)")
@@ -70,16 +105,16 @@ def main():
     parser.add_argument("--train-steps", type=int, default=800, help="of each run (800)")
     parser.add_argument("--steps", type=int, default=16, help="when sampling (16)")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     tune_cpu()
     columns = {}
     for name, flags in RUNS.items():
         folder = OUT / f"{name.replace(' ', '-')}-{args.train_steps}-{args.seed}"
-        saved = trained(folder, ["--vae", args.ckpt, "--steps", args.train_steps, "--save-every", 10 ** 6, "--seed",
-                                 args.seed, *flags], args.train_steps)
-        models = load_models(saved, DEVICE)
-        with autocast(DEVICE):
-            columns[name] = uses(models, Judge(models[0]), args.n, args.seed, args.steps)
+        flags = ["--vae", args.ckpt, "--steps", args.train_steps, "--save-every", 10 ** 6, "--seed", args.seed, *flags]
+        with known_only() if name == KNOWN_ONLY else ExitStack():
+            models = load_models(trained(folder, flags, args.train_steps), DEVICE)
+            with autocast(DEVICE):
+                columns[name] = uses(models, Judge(models[0]), args.n, args.seed, args.steps)
         show(name, {"": columns[name]})
     with (RESULTS / "mix.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["trained with", "use", "value", "low", "high"], *(
