@@ -938,9 +938,13 @@ def test_drift_is_written_for_both_arms(trained, tmp_path, monkeypatch):
 
 
 def test_stretches_lose_no_frame():
-    stream = iter(torch.arange(40).view(1, 1, 40, 1, 1).split([7, 1, 12, 20], dim=2))
-    pieces = list(drift.stretches(stream, 6, 6))
-    assert torch.cat(pieces, dim=2).flatten().tolist() == list(range(36))
+    stream = (torch.full((1, 1, n, 1, 1), 0.0) + torch.arange(a, a + n).view(1, 1, n, 1, 1)
+              for a, n in ((0, 10), (10, 3), (13, 7), (20, 20)))
+    at = drift.starts(33, 6)
+    assert at == [0, 6, 12, 18, 24, 27]                                        # the last ends with the clip
+    pieces = list(drift.stretches(stream, 6, at))
+    assert all(torch.equal(piece.flatten(), torch.arange(a, a + 6.0)) for a, piece in zip(at, pieces, strict=True))
+    assert drift.starts(32, 16) == [0, 16]
 
 
 def test_a_frame_vae_has_the_shapes_of_the_video_vae_and_sees_one_frame():

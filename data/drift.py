@@ -62,14 +62,19 @@ def long_clips(config, vae, dit, process, caption, seed, window, context, anchor
         yield vae.decode(latent, cache).clamp(-1, 1).cpu()
 
 
-def stretches(parts, length, count):
-    """Cuts a stream of frames into `count` pieces of the same length."""
-    video = next(parts)
-    for _ in range(count):
-        while video.shape[2] < length:
+def starts(frames, length):
+    """The frames, from 0, at which stretches of a length begin: one behind the other; the last ends with the clip."""
+    return sorted({*range(0, frames - length + 1, length), frames - length})
+
+
+def stretches(parts, length, starts):
+    """Cuts pieces of a length out of a stream of frames."""
+    video, at = next(parts), 0                                                 # at: which frame the video begins with
+    for start in starts:
+        while at + video.shape[2] < start + length:
             video = torch.cat([video, next(parts)], dim=2)
+        video, at = video[:, :, start - at:], start
         yield video[:, :, :length]
-        video = video[:, :, length:]
 
 
 @cache
@@ -107,11 +112,12 @@ def drift(judge, models, n, frames, seed, arm, settings):
     config, vae, dit, process, words = models
     caption = torch.tensor([[1 + (i + j * (i // 10)) % len(words) for j in range(config.digits)] for i in range(n)],
                            device=next(dit.parameters()).device)
-    length, start = config.frames, None
+    length, first = config.frames, None
     parts = long_clips(config, vae, dit, process, caption, seed, **settings)
-    for i, video in enumerate(stretches(parts, length, frames // length)):
-        start = video if i == 0 else start
-        yield arm, i * length + 1, measure(judge, video, caption.cpu(), start)
+    at = starts(frames, length)
+    for start, video in zip(at, stretches(parts, length, at)):
+        first = video if start == 0 else first
+        yield arm, start + 1, measure(judge, video, caption.cpu(), first)
 
 
 def parse(argv):
@@ -161,7 +167,7 @@ def main(argv=None):
         writer.writerow(["clips", "first_frame", "metric", "value", "low", "high"])
         arms = [drift(judge, models, args.n, args.frames, args.seed, arm, settings | change)
                 for arm, change in changes.items()]
-        total = 2 + len(arms) * (args.frames // config.frames)
+        total = 2 + len(arms) * len(starts(args.frames, config.frames))
         for name, first, table in tqdm(chain(references(judge, vae, args.n, args.seed), *arms), total=total):
             writer.writerows([name, first, metric, *(f"{x:.5g}" for x in cell)] for metric, cell in table.items())
             file.flush()
