@@ -82,7 +82,7 @@ class Config:
     heads: int = _opt(6, "attention heads; dim / heads is even and at least 8")
     known: float = _opt(0.5, "share of clips trained with some of their latent frames known")
     anchors: float = _opt(0.5, "share of known first and last latent frames that come from earlier or later")
-    reach: int = _opt(96, "how much earlier or later at most, in video frames, a multiple of 4")
+    reach: int = _opt(96, "how much earlier or later at most, in video frames, a multiple of 4; half of it is told")
     stills: float = _opt(0.5, "share of other known first latent frames that are a still")
     forcing: float = _opt(0.25, "share of clips whose known latent frames have noise levels of their own")
     steps: int = _opt(2600, "training steps of the transformer")
@@ -104,7 +104,7 @@ class Config:
     save_every: int = _opt(500, "steps between two checkpoints and previews")
 
     @property
-    def far(self):  # in latent frames: anchors from farther away seem to be this far, in training and in `extend`
+    def far(self):  # in latent frames: how many seem to lie between an anchor and its clip, if it is farther away
         return (self.reach // TIME + 1) // 2
 
 
@@ -559,8 +559,8 @@ def draw_windows(config, B, F, generator=None):
 
     In a share `config.known` some latent frames are known: at the start, at the end, or at both (the end may come out
     empty if the start is long), never all. A known first or last one may be an anchor, from up to `config.reach` video
-    frames before or after its place; beyond `config.far` it seems no farther. A known first one that is no anchor may
-    be a still: the video frame before the second latent frame, four times. A single latent frame is always a still.
+    frames before or after its place, but seems at most half as far away (`config.far`). A known first one that is no
+    anchor may be a still: the video frame before the second latent frame, four times. A single one always is.
     Returns, on the CPU, (known (B,F) bool, times (B,F): where in time each latent frame stands, usually 0..F-1,
     frames (B,4F): the video frames that they are made of, counted like times but in video frames).
     """
@@ -698,8 +698,8 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
 
     past (B,C,F,h,w): the latent frames so far, F may be 0; window: latent frames sampled jointly, of which up to
     `context` are the newest of the past; sampling: passed on to `generate`.
-    anchor: how many latent frames before the context the first one of all may stand, 0 to do without: it stays in every
-    window, to remember by; where it was, or this far away if that was farther (trained: the config's `far`).
+    anchor: the first latent frame of all stays in every window, to remember by; where it was, or as if this many lay
+    between it and the context if that was farther (trained: the config's `far`). 0: windows do without it.
     backward: `past` is what comes after, and what is before it is yielded, the nearest frames first.
     draft (B,C,F',h,w), forward only: the new frames start from these, if `strength` is below 1, and end where they end.
     """
@@ -711,7 +711,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
     nothing, length, first = past[:, :, :0], past.shape[2], past[:, :, -1:] if backward else past[:, :, :1]
     while draft is None or draft.shape[2]:
         near = newest(past, context)
-        away = min(anchor, length - near.shape[2])                             # from the anchor to the context
+        away = min(anchor + bool(anchor), length - near.shape[2])              # from the anchor to the context
         old = first if away else nothing
         size = window - old.shape[2] - near.shape[2]
         if draft is None:

@@ -455,8 +455,8 @@ def test_every_unknown_token_weighs_the_same():
 
 
 def test_training_windows_hold_every_use():
-    """Each kind in its share; anchors come from where `times` says, from reach on also from farther away; the two of a
-    clip on their own; a still is the frame before what follows."""
+    """Each kind in its share; anchors come from where `times` says, beyond `far` also from farther away; the two
+    of a clip on their own; a still is the frame before what follows."""
     known, times, frames = draw_windows(Config(), 4000, 4, torch.Generator().manual_seed(0))
     assert not known.all(dim=1).any() and abs(known.any(dim=1).float().mean() - 0.5) < 0.03
     patterns = {tuple(row) for row in known.int().tolist()}
@@ -486,10 +486,10 @@ def test_training_windows_hold_every_use():
 def test_frames_of_a_clip_in_any_order(rule):
     """Clips shown by frame number: those of the same seed in a row, picked."""
     data = lambda frames: MovingMNIST(*load_digits("train"), (32, 32), 20, 1, frames, rule)
-    pick = torch.tensor([[5, 5, 0, 19], [3, 1, 2, 0]])
+    pick = torch.tensor([[5, 5, 0, 19], [8, 6, 7, 5]])                         # a clip begins with its first one
     row = data(20).clips(2, torch.Generator().manual_seed(1))[0]
     picked = data(4).clips(2, torch.Generator().manual_seed(1), pick - 7)[0]
-    assert torch.equal(picked, torch.stack([row[i][:, pick[i]] for i in range(2)]))
+    assert torch.equal(picked, torch.stack([row[i][:, pick[i] - pick[i].min()] for i in range(2)]))
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -501,11 +501,11 @@ def test_the_anchor_stays_in_the_window_at_its_place(backward):
         return torch.zeros_like(x)
     past = torch.randn(1, 2, 1, 2, 2)
     windows = extend(model, SiT(), past, torch.zeros(1, 1).long(), 4, 1, anchor=5, backward=backward, steps=1)
-    sizes = [next(windows).shape[2] for _ in range(4)]
-    assert sizes == [3, 2, 2, 2]                                               # it takes up one place
+    sizes = [next(windows).shape[2] for _ in range(5)]
+    assert sizes == [3, 2, 2, 2, 2]                                             # it takes up one place
     end = -1 if backward else 0
     assert all(torch.equal(x[:, :, end], past[:, :, 0]) and t[0, end] == 0 for x, t, _ in seen)
-    expected = [None, [-3, 0, 1, 2], [-5, 0, 1, 2], [-5, 0, 1, 2]]
+    expected = [None, [-3, 0, 1, 2], [-5, 0, 1, 2], [-6, 0, 1, 2], [-6, 0, 1, 2]]
     assert [t for _, _, t in seen] == [t and [-i for i in t[::-1]] if backward else t for t in expected]
 
 
@@ -552,6 +552,22 @@ def test_connecting_fills_the_gap(gap):
     assert middle.shape[2] == gap and torch.equal(seen[-1][1], after[:, :, 0])
     newest = torch.cat([before, middle], dim=2)[:, :, 3 + max(gap - 2, 0) - 1]
     assert torch.equal(seen[-1][0], newest)
+
+
+def test_far_anchors_seem_as_far_in_sampling_as_in_training():
+    config, seen = replace(Config(), known=1, anchors=1, reach=24), []
+    known, times, _ = draw_windows(config, 2000, 4, torch.Generator().manual_seed(0))
+    before, after = times[:, 1] - times[:, 0], times[:, 3] - times[:, 2]       # 1 + what lies between
+    farthest = {before[known[:, 0]].max().item(), after[known[:, 3]].max().item()}
+
+    def model(x, t, caption, times):
+        seen.append(times[0].diff().max().item())
+        return torch.zeros_like(x)
+    end, words = torch.randn(1, 2, 1, 2, 2), torch.zeros(1, 1).long()
+    windows = extend(model, SiT(), end.expand(-1, -1, 30, -1, -1), words, 4, 1, anchor=config.far, steps=1)
+    next(windows)
+    sora.connect(model, SiT(), end, end, 30, words, window=4, context=1, anchor=config.far, steps=1)
+    assert farthest == {max(seen)} and seen[:2] == [max(seen)] * 2
 
 
 def test_the_other_end_is_in_sight():

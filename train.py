@@ -68,9 +68,6 @@ def start(args):
         raise InputError(f"{own} exists: go on with --resume, choose another --out, or lose it with --overwrite")
     source = own if args.resume else args.init or args.vae
     saved = load_checkpoint(source, args.device) if source else None
-    keep_vae = args.vae or args.init and args.vae_steps == 0
-    if keep_vae and saved["stage"] == 0 or args.vae_steps == 0 and not saved:
-        raise InputError(f"{source or '--vae-steps 0 without --init'}: no VAE trained to the end; train it first")
     given = {f.name: getattr(args, f.name) for f in fields(Config) if getattr(args, f.name) is not None}
     old = saved["config"] if saved else None
     if args.preset and (args.resume or args.init):
@@ -79,11 +76,14 @@ def start(args):
         if given.setdefault(name, value := getattr(old, name)) != value:
             raise InputError(f"--{name.replace('_', '-')} {given[name]}: {source} has {value}; leave it out")
     c = check(replace(old if args.resume or args.init else PRESETS[args.preset or "tiny"], **given))
+    if (args.vae or not c.vae_steps) and (not saved or saved["stage"] == 0):
+        raise InputError(f"{source or '--vae-steps 0 without --init'}: no VAE trained to the end; train it first")
     mix, words, c = load_mix(c, args.device, saved["words"] if args.resume or args.init else None)
     torch.manual_seed(c.seed)                                                  # the initial weights
     vae, dit = VideoVAE(c).to(args.device), DiT(c, len(words)).to(args.device)
     run = SimpleNamespace(
-        args=args, config=c, mix=mix, words=words, out=Path(args.out), stage=1 if keep_vae else 0, step=0, seconds=0.0,
+        args=args, config=c, mix=mix, words=words, out=Path(args.out), step=0, seconds=0.0,
+        stage=0 if c.vae_steps and not args.vae else 1,
         vae=vae, dit=dit, model=dit.packed, ema=copy.deepcopy(dit).requires_grad_(False), stop=False,
         process=make_process(c, args.device),
         optimizers=[make_optimizers(vae, c.vae_muon, c.vae_lr), make_optimizers(dit, c.muon, c.lr)],

@@ -128,7 +128,7 @@ def parse(argv):
     add("--out", default="out/drift.csv", help="(out/drift.csv)")
     add("--n", type=int, default=128, help="clips (128)")
     add("--frames", type=int, default=1000, help="frames of each (1000)")
-    add("--arms", nargs="+", choices=[*ARMS, "factors"], default=[*ARMS], help="(both)")
+    add("--arms", nargs="+", choices=[*ARMS, "factors"], default=[*ARMS], help="(the first two)")
     add("--seed", type=int, default=0)
     add("--window", type=int, help="video frames sampled jointly (as in training)")
     add("--context", type=int, help="video frames of the past that a window sees (up to half of it)")
@@ -139,6 +139,7 @@ def parse(argv):
     add("--guidance", type=float)
     add("--sampler")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--compile", action="store_true", help="torch.compile the transformer")
     return parser.parse_args(argv)
 
 
@@ -149,7 +150,8 @@ def main(argv=None):
     check_device(args.device)
     plots.need_matplotlib()
     make_folder(Path(args.out).parent)
-    models = config, vae, _, process, _ = load_models(args.ckpt, args.device)
+    config, vae, dit, process, words = load_models(args.ckpt, args.device)
+    models = config, vae, torch.compile(dit) if args.compile else dit, process, words
     if not readable(config) or args.n < 2 or args.frames < config.frames:
         raise InputError(f"--n {args.n} --frames {args.frames}, {config.digits} digits: expected at least 2 clips of "
                          f"{config.frames} frames, and one or two digits, which the referee can read")
@@ -161,7 +163,8 @@ def main(argv=None):
     settings = dict(window=window, context=context, anchor=anchor, steps=args.steps or config.sample_steps,
                     sampler=args.sampler, context_noise=args.context_noise, history_guidance=args.history_guidance,
                     guidance=config.guidance if args.guidance is None else args.guidance)
-    changes = FACTORS if "factors" in args.arms else {arm: ARMS[arm] for arm in args.arms}
+    changes = {arm: ARMS[arm] for arm in args.arms if arm in ARMS} | (FACTORS if "factors" in args.arms else {})
+    changes = {arm: change for arm, change in changes.items() if not change or settings | change != settings}
     with autocast(args.device), Path(args.out).open("w", newline="") as file:
         judge, writer, last = Judge(config), csv.writer(file), {}
         writer.writerow(["clips", "first_frame", "metric", "value", "low", "high"])
@@ -172,7 +175,8 @@ def main(argv=None):
             writer.writerows([name, first, metric, *(f"{x:.5g}" for x in cell)] for metric, cell in table.items())
             file.flush()
             last[name] = table
-    show(f"the last {config.frames}", last)
+    for name, table in last.items():
+        show(name, {f"last {config.frames} frames": table})
     print(f"wrote {args.out}")
     plots.drift(args.out, Path(args.out).with_suffix(".png"))
 
