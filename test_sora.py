@@ -1281,7 +1281,13 @@ def test_known_only_known_frames_do_not_look_at_unknown_ones():
                                   generator=torch.Generator().manual_seed(0))
     change = [(outs[i] - outs[i + 1]).abs().amax((0, 1, 3, 4)) for i in (0, 2)]
     assert (change[0] > 1e-3).all() and (change[1][known] == 0).all() and change[1][1] > 1e-3
-    assert sora.generate is generate
+    with mix.known_only():                                                     # the same in training, where masks vary
+        known, times, _ = train.draw_windows(replace(MINI, known=0.9), 32, 4, torch.Generator().manual_seed(0))
+        x, t, words = torch.randn(32, 4, 4, 2, 2), torch.rand(32, 4), torch.ones(32, 1).long()
+        one, two = (dit.packed([(x + shift * ~known[:, None, :, None, None], t, words, times)])[0] for shift in (0, 1))
+    change = (one - two).abs().amax((1, 3, 4))                                 # (B,F)
+    assert (change[known] == 0).all() and (change[~known] > 1e-3).all() and known.any()
+    assert sora.generate is generate and train.draw_windows is draw_windows
 
 
 def test_the_mix_is_measured_in_every_use(trained, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import train
 from data.cli import autocast, run_script, tune_cpu
-from sora import SPACE, TIME
+from sora import SPACE, TIME, draw_windows
 
 
 def milliseconds(work, device, repeat=20):
@@ -83,7 +83,8 @@ def main():
         plain = train.start(train.parse(sys.argv[1:] + ["--out", folder, "--no-compile"]))
     run.stage, device, batch = 1, run.args.device, run.config.batch
     data = run.mix[0][0]
-    video, _ = data.clips(batch, train.rng(0))
+    frames = draw_windows(run.config, batch, data.frames // TIME, train.rng(1))[2]             # anchors are far away
+    video, _ = data.clips(batch, train.rng(0), frames)
 
     def encode():
         with torch.no_grad(), autocast(device):
@@ -98,7 +99,7 @@ def main():
     def update():
         for optimizer in run.optimizers[1]:
             optimizer.step()
-    parts = {"clips (data)": milliseconds(lambda: data.clips(batch, train.rng(0)), device),
+    parts = {"clips (data)": milliseconds(lambda: data.clips(batch, train.rng(0), frames), device),
              "encode (VAE)": milliseconds(encode, device)}
     forward, both = (milliseconds(lambda: step(backward), device) for backward in (False, True))
     parts |= {"forward (transformer)": forward - sum(parts.values()), "backward": both - forward}

@@ -1,7 +1,7 @@
-"""What does each part of the training mix buy? One short run without each, and what every use of the mask is then like.
+"""What does each part of the training mix buy? One short run without each, and what six uses of the mask are then like.
 
-Beside them, a smaller network, and one whose known frames do not look at the unknown ones (KNOWN_ONLY): their keys and
-values are then the same at every denoising step and could be kept.
+Beside them, a smaller network, and one whose known frames do not look at the unknown ones (KNOWN_ONLY): while they stay
+as they are, their keys and values are the same at every denoising step and could be kept.
 
     python -m data.mix
 
@@ -11,9 +11,11 @@ over clips; all but `text` begin with held-out clips and have no caption, so wha
 - picture: the first frame of a clip is given as a still, legibility of the window that follows;
 - middle: the first and last latent frame are given, squared error of what is between (see tasks.py);
 - backward: legibility of the window before a clip;
-- frames 97 to 112: legibility of a clip that goes on, with an anchor if the model has practised them, without and with
-  history guidance 3.
-Training goes on where it was stopped, in out/mix (delete it to start over); the table goes to data/results/mix.csv.
+- frames 97 to 112: legibility of a clip that goes on, with an anchor and one latent frame of context if the model has
+  practised anchors, else with two of context; without and with history guidance 3. "No anchor shown" is the model
+  of the whole mix, sampled as those are that have not.
+What is left out of the mix leaves its share to the rest of it. Training goes on where it was stopped, in out/mix
+(delete it to start over, and when --ckpt is another one); the table goes to data/results/mix.csv.
 """
 import argparse
 import csv
@@ -37,18 +39,19 @@ from sora import TIME, extend, fill, take
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OUT, RESULTS = Path("out/mix"), Path("data/results")
-RUNS = {"the whole mix": [],
-        "no known frames": ["--known", 0],
+RUNS = {(WHOLE := "the whole mix"): [],
+        "no known frames": ["--known", 0, "--caption-drop", 0.3],              # as many without a caption in all
         "no anchors": ["--anchors", 0],
-        "no stills": ["--stills", 0],
+        (NO_ANCHOR := "the whole mix, no anchor shown"): [],
         "no forcing": ["--forcing", 0],
         "few captions dropped": ["--caption-drop-known", 0.1],
-        "half the width": ["--dim", 96, "--heads", 3],
-        (KNOWN_ONLY := "known see known only"): []}
+        "no stills": ["--stills", 0],
+        (KNOWN_ONLY := "known see known only"): [],
+        "half the width": ["--dim", 96, "--heads", 3]}
 
 
 def known_only():
-    """While the context lasts, tokens of known frames attend to those of known frames only."""
+    """In a `with` of this, tokens of known frames attend to those of known frames only (clips of one shape)."""
     now, attention = {}, nnf.scaled_dot_product_attention
 
     def draw_windows(config, B, F, generator=None):
@@ -72,10 +75,10 @@ def known_only():
 
 
 @torch.no_grad()
-def uses(models, judge, n, seed, steps):
+def uses(models, judge, n, seed, steps, anchor=True):
     """{use: (value, low, high)} of one model."""
     config, vae, dit, process, _ = models
-    window, context, anchor = window_of(SimpleNamespace(window=None, context=None, anchor=True), config)
+    window, context, anchor = window_of(SimpleNamespace(window=None, context=None, anchor=anchor), config)
     caption = real_clips(config, "train", n, seed + 1)[1]
     text = judge.measure(sample_clips(dit, vae, process, config, caption.to(DEVICE), seed, steps=steps), caption)
     table = {"text, legibility": text["legibility"], "text, frechet": text["frechet"]}
@@ -101,24 +104,26 @@ def main(argv=None):
     """Trains, measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", default="out/sora.pt", help="whose VAE to use (out/sora.pt)")
-    parser.add_argument("--n", type=int, default=128, help="clips for each number (128)")
-    parser.add_argument("--train-steps", type=int, default=800, help="of each run (800)")
+    parser.add_argument("--n", type=int, default=64, help="clips for each number (64)")
+    parser.add_argument("--train-steps", type=int, default=500, help="of each run (500)")
     parser.add_argument("--steps", type=int, default=16, help="when sampling (16)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     tune_cpu()
     columns = {}
     for name, flags in RUNS.items():
-        folder = OUT / f"{name.replace(' ', '-')}-{args.train_steps}-{args.seed}"
-        flags = ["--vae", args.ckpt, "--steps", args.train_steps, "--save-every", 10 ** 6, "--seed", args.seed, *flags]
+        trained_as = WHOLE if name == NO_ANCHOR else name
+        folder = OUT / f"{trained_as.replace(' ', '-')}-{args.train_steps}-{args.seed}"
+        flags = ["--vae", args.ckpt, "--steps", args.train_steps, "--save-every", 10 ** 6, "--seed", args.seed,
+                 "--no-compile", *flags]
         with known_only() if name == KNOWN_ONLY else ExitStack():
             models = load_models(trained(folder, flags, args.train_steps), DEVICE)
             with autocast(DEVICE):
-                columns[name] = uses(models, Judge(models[0]), args.n, args.seed, args.steps)
+                columns[name] = uses(models, Judge(models[0]), args.n, args.seed, args.steps, name != NO_ANCHOR)
         show(name, {"": columns[name]})
-    with (RESULTS / "mix.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["trained with", "use", "value", "low", "high"], *(
-            [name, use, *(f"{x:.5g}" for x in cell)] for name, row in columns.items() for use, cell in row.items())])
+        with (RESULTS / "mix.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["trained with", "use", "value", "low", "high"], *(
+                [name, use, *(f"{x:.5g}" for x in cell)] for name, row in columns.items() for use, cell in row.items())])
 
 
 if __name__ == "__main__":
