@@ -949,7 +949,10 @@ def test_drift_is_written_for_both_arms(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(drift, "FACTORS", few)
     call(drift.main, "--ckpt", trained / "sora.pt", "--n", 2, "--frames", 16, "--steps", 1, "--arms", "factors", "--out",
          tmp_path / "f.csv")
-    assert {row["clips"] for row in csv.DictReader((tmp_path / "f.csv").open())} >= set(few)
+    call(drift.main, "--ckpt", trained / "sora.pt", "--n", 2, "--frames", 16, "--steps", 1, "--arms", *drift.ARMS, "--out",
+         tmp_path / "f.csv", "--append", "--label", "again: ")
+    clips = [row["clips"] for row in csv.DictReader((tmp_path / "f.csv").open()) if row["metric"] == "legibility"]
+    assert clips == ["held out", "held out, VAE's copy", *few, *(f"again: {arm}" for arm in drift.ARMS)]
     assert drift.partner(torch.tensor([[3], [4], [3], [5], [3]])).tolist() == [2, 1, 4, 3, 0]
 
 

@@ -126,6 +126,8 @@ def parse(argv):
     add = parser.add_argument
     add("--ckpt", default="out/sora.pt")
     add("--out", default="out/drift.csv", help="(out/drift.csv)")
+    add("--append", action="store_true", help="add to the table that is there, and plot them together")
+    add("--label", default="", help="to put before the names of the arms")
     add("--n", type=int, default=128, help="clips (128)")
     add("--frames", type=int, default=1000, help="frames of each (1000)")
     add("--arms", nargs="+", choices=[*ARMS, "factors"], default=[*ARMS], help="(the first two)")
@@ -165,13 +167,16 @@ def main(argv=None):
                     guidance=config.guidance if args.guidance is None else args.guidance)
     changes = {arm: ARMS[arm] for arm in args.arms if arm in ARMS} | (FACTORS if "factors" in args.arms else {})
     changes = {arm: change for arm, change in changes.items() if not change or settings | change != settings}
-    with autocast(args.device), Path(args.out).open("w", newline="") as file:
+    append = args.append and Path(args.out).exists()
+    with autocast(args.device), Path(args.out).open("a" if append else "w", newline="") as file:
         judge, writer, last = Judge(config), csv.writer(file), {}
-        writer.writerow(["clips", "first_frame", "metric", "value", "low", "high"])
-        arms = [drift(judge, models, args.n, args.frames, args.seed, arm, settings | change)
+        if not append:
+            writer.writerow(["clips", "first_frame", "metric", "value", "low", "high"])
+        arms = [drift(judge, models, args.n, args.frames, args.seed, f"{args.label}{arm}", settings | change)
                 for arm, change in changes.items()]
         total = 2 + len(arms) * len(starts(args.frames, config.frames))
-        for name, first, table in tqdm(chain(references(judge, vae, args.n, args.seed), *arms), total=total):
+        real = [] if append else references(judge, vae, args.n, args.seed)
+        for name, first, table in tqdm(chain(real, *arms), total=total):
             writer.writerows([name, first, metric, *(f"{x:.5g}" for x in cell)] for metric, cell in table.items())
             file.flush()
             last[name] = table
