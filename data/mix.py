@@ -105,7 +105,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", default="out/sora.pt", help="whose VAE to use (out/sora.pt)")
     parser.add_argument("--n", type=int, default=64, help="clips for each number (64)")
-    parser.add_argument("--train-steps", type=int, default=500, help="of each run (500)")
+    parser.add_argument("--train-steps", type=int, default=400, help="of each run (400)")
     parser.add_argument("--steps", type=int, default=16, help="when sampling (16)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
