@@ -640,7 +640,7 @@ def guided(model, known, noise, scale, history):
     where model() is told neither: it sees `noise` at the last level, t = 1, in the place of the known frames. With
     history = 1 this is classifier-free guidance (Ho & Salimans, eq. 6; scale is 1 + their w). The paper guides eps;
     v, x0 and the velocity are linear in eps at a given x_t, so guiding them is the same. All channels are guided.
-    Without a caption and with scale = history, it is the history guidance of Song et al. 2025.
+    Without a caption the last term is 0, which leaves the history guidance of Song et al. 2025.
     """
     def with_guidance(x, t, caption):
         nothing = torch.zeros_like(caption)
@@ -740,7 +740,7 @@ def take(windows, frames, backward=False):
 def connect(model, process, before, after, gap, caption, window, context, anchor=0, **sampling):
     """The `gap` latent frames between two clips (B,C,F,h,w): (B,C,gap,h,w).
 
-    The last window knows both ends, half of the context on either side. Those before it go on from `before`, as in
+    The last window knows both ends, half of the context (at least a frame) on either side. Those before it go on from `before`, as in
     `extend`; their last frame is the first of `after`, as if at most `anchor` lay between (0: they do without it).
     """
     side, new = max(context // 2, 1), before[:, :, :0]
