@@ -740,8 +740,8 @@ def take(windows, frames, backward=False):
 def connect(model, process, before, after, gap, caption, window, context, anchor=0, **sampling):
     """The `gap` latent frames between two clips (B,C,F,h,w): (B,C,gap,h,w).
 
-    The last window knows both ends, half of the context (at least a frame) on either side. Those before it go on from `before`, as in
-    `extend`; their last frame is the first of `after`, as if at most `anchor` lay between (0: they do without it).
+    The last window knows both ends, half of the context, at least a frame, on either side. Those before it go on from
+    `before`, as in `extend`; their last frame is the first of `after`, as if at most `anchor` lay between (0: without).
     """
     side, new = max(context // 2, 1), before[:, :, :0]
     if window <= (least := max(2 * side, context + bool(anchor))):
