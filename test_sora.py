@@ -947,10 +947,9 @@ def test_drift_is_written_for_both_arms(trained, tmp_path, monkeypatch):
     assert own["1"] == 0 < own["33"]
     few = {name: drift.FACTORS[name] for name in ("no anchor", "history guidance 2")}
     monkeypatch.setattr(drift, "FACTORS", few)
-    call(drift.main, "--ckpt", trained / "sora.pt", "--n", 2, "--frames", 16, "--steps", 1, "--arms", "factors", "--out",
-         tmp_path / "f.csv")
-    call(drift.main, "--ckpt", trained / "sora.pt", "--n", 2, "--frames", 16, "--steps", 1, "--arms", *drift.ARMS, "--out",
-         tmp_path / "f.csv", "--append", "--label", "again: ")
+    short = "--ckpt", trained / "sora.pt", "--n", 2, "--frames", 16, "--steps", 1, "--out", tmp_path / "f.csv"
+    call(drift.main, *short, "--arms", "factors")
+    call(drift.main, *short, "--arms", *drift.ARMS, "--append", "--label", "again: ")
     clips = [row["clips"] for row in csv.DictReader((tmp_path / "f.csv").open()) if row["metric"] == "legibility"]
     assert clips == ["held out", "held out, VAE's copy", *few, *(f"again: {arm}" for arm in drift.ARMS)]
     assert drift.partner(torch.tensor([[3], [4], [3], [5], [3]])).tolist() == [2, 1, 4, 3, 0]
