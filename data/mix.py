@@ -122,8 +122,9 @@ def main(argv=None):
                 columns[name] = uses(models, Judge(models[0]), args.n, args.seed, args.steps, name != NO_ANCHOR)
         show(name, {"": columns[name]})
         with (RESULTS / "mix.csv").open("w", newline="") as file:
-            rows = ([name, use, *(f"{x:.5g}" for x in cell)] for name, row in columns.items() for use, cell in row.items())
-            csv.writer(file).writerows([["trained with", "use", "value", "low", "high"], *rows])
+            csv.writer(file).writerow(["trained with", "use", "value", "low", "high"])
+            for run, table in columns.items():
+                csv.writer(file).writerows([run, use, *(f"{x:.5g}" for x in cell)] for use, cell in table.items())
 
 
 if __name__ == "__main__":
