@@ -1,4 +1,4 @@
-"""What does each part of the training mix buy? One short run without each, and what six uses of the mask are then like.
+"""What does each part of the training mix buy? One run without each, and what six uses of the mask are then like.
 
 Beside them, a smaller network, and one whose known frames do not look at the unknown ones (KNOWN_ONLY): while they stay
 as they are, their keys and values are the same at every denoising step and could be kept.
@@ -105,7 +105,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", default="out/sora.pt", help="whose VAE to use (out/sora.pt)")
     parser.add_argument("--n", type=int, default=64, help="clips for each number (64)")
-    parser.add_argument("--train-steps", type=int, default=400, help="of each run (400)")
+    parser.add_argument("--train-steps", type=int, default=2600, help="of each run (2600)")
     parser.add_argument("--steps", type=int, default=16, help="when sampling (16)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
