@@ -40,14 +40,14 @@ from sora import TIME, extend, fill, take
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OUT, RESULTS = Path("out/mix"), Path("data/results")
 RUNS = {(WHOLE := "the whole mix"): [],
-        "no known frames": ["--known", 0, "--caption-drop", 0.3],              # as many without a caption in all
-        "no anchors": ["--anchors", 0],
         (NO_ANCHOR := "the whole mix, no anchor shown"): [],
+        "no anchors": ["--anchors", 0],
         "no forcing": ["--forcing", 0],
         "few captions dropped": ["--caption-drop-known", 0.1],
         "no stills": ["--stills", 0],
-        (KNOWN_ONLY := "known see known only"): [],
-        "half the width": ["--dim", 96, "--heads", 3]}
+        "half the width": ["--dim", 96, "--heads", 3],
+        "no known frames": ["--known", 0, "--caption-drop", 0.3],              # as many without a caption in all
+        (KNOWN_ONLY := "known see known only"): []}
 
 
 def known_only():
@@ -104,27 +104,31 @@ def main(argv=None):
     """Trains, measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", default="out/sora.pt", help="whose VAE to use (out/sora.pt)")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=[*RUNS], metavar="RUN",
+                        help=f"some only, added to the table that is there: {', '.join(map(repr, RUNS))} (all)")
     parser.add_argument("--n", type=int, default=64, help="clips for each number (64)")
     parser.add_argument("--train-steps", type=int, default=2600, help="of each run (2600)")
     parser.add_argument("--steps", type=int, default=16, help="when sampling (16)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help=f"torch.compile all but {KNOWN_ONLY!r}, which it undoes")
     args = parser.parse_args(argv)
     tune_cpu()
-    columns = {}
-    for name, flags in RUNS.items():
+    table = RESULTS / "mix.csv"
+    rows = list(csv.reader(table.open()))[1:] if table.exists() else []
+    for name in args.runs:
         trained_as = WHOLE if name == NO_ANCHOR else name
         folder = OUT / f"{trained_as.replace(' ', '-')}-{args.train_steps}-{args.seed}"
         flags = ["--vae", args.ckpt, "--steps", args.train_steps, "--save-every", 10 ** 6, "--seed", args.seed,
-                 "--no-compile", *flags]
+                 "--compile" if args.compile and name != KNOWN_ONLY else "--no-compile", *RUNS[name]]
         with known_only() if name == KNOWN_ONLY else ExitStack():
             models = load_models(trained(folder, flags, args.train_steps), DEVICE)
             with autocast(DEVICE):
-                columns[name] = uses(models, Judge(models[0]), args.n, args.seed, args.steps, name != NO_ANCHOR)
-        show(name, {"": columns[name]})
-        with (RESULTS / "mix.csv").open("w", newline="") as file:
-            csv.writer(file).writerow(["trained with", "use", "value", "low", "high"])
-            for run, table in columns.items():
-                csv.writer(file).writerows([run, use, *(f"{x:.5g}" for x in cell)] for use, cell in table.items())
+                numbers = uses(models, Judge(models[0]), args.n, args.seed, args.steps, name != NO_ANCHOR)
+        show(name, {"": numbers})
+        rows = [row for row in rows if row[0] != name]
+        rows += [[name, use, *(f"{x:.5g}" for x in cell)] for use, cell in numbers.items()]
+        with table.open("w", newline="") as file:
+            csv.writer(file).writerows([["trained with", "use", "value", "low", "high"], *rows])
 
 
 if __name__ == "__main__":
