@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from data import clips, score
-from data.cli import autocast, check_device, load_models, run_script, tune_cpu, window_of
+from data.cli import autocast, default_ckpt, load_models, run_script, use_device, window_of
 from sora import SPACE, TIME, InputError, connect, extend, loop, take
 
 
@@ -29,7 +29,7 @@ def parse(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
     add = parser.add_argument
-    add("--ckpt", default="out/sora.pt", help="checkpoint to sample from (out/sora.pt)")
+    add("--ckpt", default=default_ckpt(), help="checkpoint to sample from (out/sora.pt, else the weights shipped)")
     add("--out", default="out/sample.gif", metavar="FILE", help=".gif, .mp4 or .npy (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: whatever comes')
     task = parser.add_mutually_exclusive_group()
@@ -46,7 +46,7 @@ def parse(argv=None):
         " the clip to edit; with --connect as many between as fit into one window)")
     add("--size", metavar="HxW", help="size in pixels (left out: as in training, or that of the clip)")
     add("--resize", action="store_true", help="bring given clips and pictures to --size first")
-    add("--n", type=int, help="clips to make (1)")
+    add("--n", type=int, help="clips to make, with seeds SEED, SEED + 1, ... (1)")
     add("--seed", type=int, default=0, help="another seed, another video (0)")
     add("--steps", type=int, help="denoising steps (left out: as in the config)")
     add("--guidance", type=float, help="classifier-free guidance scale, 1 is none (left out: as in the config)")
@@ -93,7 +93,7 @@ def check_flags(args):
                                  ("resize", not args.resize or given_names(args), "only with a clip or picture")):
         if not fine:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected {expected}")
-    check_device(args.device)
+    use_device(args.device)
     if args.score:
         return clips.make_folder(Path(args.ckpt).parent)
     clips.check_writable(args.out)
@@ -171,7 +171,6 @@ def write_video(vae, latents, drop, frames, writer):
 def main(argv=None):
     """Checks everything, then samples, decodes and writes."""
     args = parse(argv)
-    tune_cpu()
     check_flags(args)
     models = config, vae, dit, process, words = load_models(args.ckpt, args.device)
     if args.sampler not in (None, *process.samplers):
@@ -196,7 +195,7 @@ def main(argv=None):
              for i, name in enumerate(given_names(args))]
     if len({clip.shape[3:] for clip in given}) > 1:
         raise InputError(f"--connect {' '.join(args.connect)}: the clips differ in size; --resize makes them equal")
-    sampling["generator"] = torch.Generator(args.device).manual_seed(args.seed)
+    sampling["generator"] = [torch.Generator(args.device).manual_seed(args.seed + i) for i in range(len(caption))]
     total, drop, frames = plan(args, config, given, window, context, anchor)
     h, w = (edge // SPACE for edge in (given[0].shape[3:] if given else size))
     nothing = torch.zeros(len(caption), config.latent_channels, 0, h, w, device=args.device)
@@ -209,7 +208,7 @@ def main(argv=None):
             writer.close()                                                     # what there is, even after Ctrl-C
     if error is not None:
         print(f"given frames are shown as the VAE reconstructs them: off by {error:.4f} of the pixel range on average")
-    print(f"wrote {args.out} and {Path(args.out).with_suffix('.png')}: {len(caption)} x {frames} frames")
+    print(f"{args.ckpt} wrote {args.out} and {Path(args.out).with_suffix('.png')}: {len(caption)} x {frames} frames")
 
 
 if __name__ == "__main__":

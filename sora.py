@@ -18,10 +18,9 @@ One letter an axis:
 
 Papers: VAE (Kingma & Welling 2013), Transformer (Vaswani et al. 2017), DDPM (Ho et al. 2020), DDIM (Song et al. 2020),
 improved DDPM (Nichol & Dhariwal 2021), RoPE (Su et al. 2021), classifier-free guidance (Ho & Salimans 2022), latent
-diffusion (Rombach et al. 2022), v-prediction (Salimans & Ho 2022), DiT (Peebles & Xie 2023), NaViT (Dehghani et al.
-2023), ViT-22B (Dehghani et al. 2023), SiT, which is flow matching (Ma et al. 2024), diffusion forcing (Chen et al.
-2024), GameNGen (Valevski et al. 2024), Sora (Brooks et al. 2024), Muon (Jordan et al. 2024), SDEdit (Meng et al.
-2022), history guidance (Song et al. 2025).
+diffusion (Rombach et al. 2022), SDEdit (Meng et al. 2022), v-prediction (Salimans & Ho 2022), DiT (Peebles & Xie 2023),
+NaViT and ViT-22B (Dehghani et al. 2023), SiT (Ma et al. 2024; flow matching), diffusion forcing (Chen et al. 2024),
+GameNGen (Valevski et al. 2024), Muon (Jordan et al. 2024), Sora (OpenAI 2024), history guidance (Song et al. 2025).
 
 In a hurry? Read sections 4 (the transformer), 5 (diffusion) and 8 (`generate`).
 """
@@ -43,10 +42,8 @@ class InputError(ValueError):
 
 # ------------------------------------------------------------------------------------------------------------------
 # 1. Config. The settings of a run, in one flat place; train.py makes its command line from it.
-# ------------------------------------------------------------------------------------------------------------------
 
-def _opt(default, help):
-    return field(default=default, metadata={"help": help})
+_opt = lambda default, help: field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class Config:
     known: float = _opt(0.5, "share of clips trained with some of their latent frames known")
     anchors: float = _opt(0.5, "share of known first and last latent frames that come from earlier or later")
     reach: int = _opt(96, "how much earlier or later at most, in video frames, a multiple of 4; half of it is told")
-    stills: float = _opt(0.5, "share of other known first latent frames that are a still")
+    stills: float = _opt(0.25, "share of known first latent frames that are a still")
     forcing: float = _opt(0.25, "share of clips whose known latent frames have noise levels of their own")
     steps: int = _opt(2600, "training steps of the transformer")
     batch: int = _opt(32, "clips in a step of the transformer")
@@ -120,12 +117,10 @@ PRESETS = {
 
 # ------------------------------------------------------------------------------------------------------------------
 # 2. The video compression network: a convolutional VAE, 4 x 8 x 8 pixels to one latent pixel.
-#
 # The encoder is local in time: a latent frame depends on its own 4 video frames and on no others, so a latent means
 # the same wherever it stands. The decoder is causal in time (its first layer and the first convolution of each block
 # see one latent frame back), so it can stream: piece by piece with a cache gives what decoding all at once gives.
 # Tests: encoder_is_local_in_time, streaming_decode_equals_offline_decode.
-# ------------------------------------------------------------------------------------------------------------------
 
 class Conv3d(nn.Module):
     """A 3D convolution that pads space evenly and time on the left only: with zeros, or with what `cache` remembers.
@@ -243,7 +238,6 @@ class VideoVAE(nn.Module):
 # 3. Spacetime patches: a latent becomes a set of tokens, each with its coordinates. A token is p x p latent pixels of
 # one latent frame, which the VAE made of 4 video frames: that is its extent in time.
 # Tests: patchify_is_inverted_by_unpatchify, rope_depends_on_relative_position_only.
-# ------------------------------------------------------------------------------------------------------------------
 
 def patchify(latent, p):
     """Latent (B,C,F,h,w) -> tokens (B, F·h/p·w/p, C·p·p), frame by frame, line by line."""
@@ -260,8 +254,7 @@ def unpatchify(tokens, p, F, h, w):
 
 
 def grid_coords(F, h, w, device=None):
-    """Coordinates (F·h·w, 5) of a grid of tokens in the order of `patchify`: f, y, x, and the canvas size h, w; all in
-    patches: here h and w are the latent's divided by p."""
+    """Coordinates (F·h·w, 5) of a grid of h x w patches, in the order of `patchify`: f, y, x, and the canvas h, w."""
     axes = [torch.arange(n, dtype=torch.float32, device=device) for n in (F, h, w)]
     f, y, x = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
     return torch.stack([f, y, x, torch.full_like(f, h), torch.full_like(f, w)], dim=-1)
@@ -300,11 +293,9 @@ def rotate(x, cos, sin):
 # 4. The diffusion transformer. Its core sees tokens, clip after clip, never a grid: which latent frame of which clip a
 # token belongs to is said by `row`, and noise level and caption are given per row.
 # Tests: block_is_the_identity_at_initialisation, tokens_are_a_set, packed_clips_do_not_see_each_other.
-# ------------------------------------------------------------------------------------------------------------------
 
 def norm(x):
-    """LayerNorm over the last axis, without learned scale: the blocks' modulation has one, and queries and keys of a
-    fixed length keep the attention's logits bounded."""
+    """LayerNorm over the last axis. The modulation scales it; queries and keys keep their length: bounded logits."""
     return nnf.layer_norm(x, x.shape[-1:])
 
 
@@ -318,26 +309,31 @@ class DiTBlock(nn.Module):
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
-    def forward(self, x, condition, row, rope, sizes):
-        """x (L,D); condition (R,D); row (L,): which of them; rope: cosines and sines (L,1,head_dim/2); sizes: of the
-        clips, see `DiT.forward_tokens`."""
+    def forward(self, x, condition, row, rope, sees, memory):
+        """x (L,D); condition (R,D); row (L,): which of them; rope: cosines and sines (L,1,head_dim/2)."""
         per_row = self.modulation(nnf.silu(condition))                                    # (R,6D)
         shift1, scale1, gate1, shift2, scale2, gate2 = per_row.index_select(0, row).chunk(6, dim=-1)    # (L,D) each
-        x = x + gate1 * self.attend(norm(x) * (1 + scale1) + shift1, rope, sizes)
+        x = x + gate1 * self.attend(norm(x) * (1 + scale1) + shift1, rope, sees, memory)
         return x + gate2 * self.down(nnf.gelu(self.up(norm(x) * (1 + scale2) + shift2)))
 
-    def attend(self, x, rope, sizes):
+    def attend(self, x, rope, sees, memory):
         """Multi-head self-attention among the tokens of each clip; queries and keys normalised (as in ViT-22B), turned.
 
-        Clips of the same size go through it together. It is what a mask would do, without its L x L entries.
+        sees: for every n clips of the same l tokens, which go through it together, (n,1,l,l): does token i see token j?
+        memory: a dict. Empty, it keeps what is seen now; in later calls all see that, too (of clips of one size).
         """
         q, k, v = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)                   # (L,heads,head_dim) each
         q, k = rotate(norm(q), *rope), rotate(norm(k), *rope)
-        seen, lengths = [], [n * l for n, l in sizes]
-        for (n, l), *group in zip(sizes, q.split(lengths), k.split(lengths), v.split(lengths)):
-            group = [part.view(n, l, self.heads, -1).transpose(1, 2) for part in group]   # (n,heads,l,head_dim) each
-            seen.append(nnf.scaled_dot_product_attention(*group).transpose(1, 2).reshape(n * l, -1))
-        return self.out(torch.cat(seen))                                                  # (L,D)
+        out, lengths = [], [mask[:, 0, 0].numel() for mask in sees]
+        for mask, *group in zip(sees, q.split(lengths), k.split(lengths), v.split(lengths)):
+            q, k, v = (part.view(len(mask), -1, *part.shape[1:]).transpose(1, 2) for part in group)  # (n,heads,l,..)
+            if memory is not None:
+                past = memory.setdefault(self, (k, v))
+                k, v = (k, v) if past[0] is k else map(torch.cat, zip(past, (k, v)), (2, 2))
+                mask = None                                                    # all see all
+            seen = nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            out.append(seen.transpose(1, 2).flatten(2).flatten(0, 1))                     # (n·l,D)
+        return self.out(torch.cat(out))                                                   # (L,D)
 
 
 class DiT(nn.Module):
@@ -367,43 +363,55 @@ class DiT(nn.Module):
         for module in (self.modulation, self.head, *(block.modulation for block in self.blocks)):
             nn.init.zeros_(module.weight)                    # adaLN-Zero: blocks start as identities, the net says 0
 
-    def forward(self, x, t, caption, times=None):
+    def forward(self, x, t, caption, times=None, known=None):
         """Noisy latents x (B,C,F,h,w), levels t (B,F) in [0,1], caption (B,words) -> predictions (B,C,F,h,w).
 
         A caption is a bag of words, their numbers from 1 and 0 for none; "3 7" and "7 3" are the same.
         times (B,F): where in time each latent frame stands; None: one after the other.
+        known (B,F): which are given; they do not look at the others. None: none.
         """
-        return self.packed([(x, t, caption, times)])[0]
+        return self.packed([(x, t, caption, times, known)])[0]
 
-    def packed(self, groups):
+    def remember(self, known, times):
+        """`forward` as a function of (x, t, caption), to call while the known frames (F,) stay as they are: as they do
+        not look at the others, their keys and values are computed at the first call only. It predicts 0 for them."""
+        old, new, memory = known.nonzero()[:, 0], (~known).nonzero()[:, 0], {}
+
+        def model(x, t, caption):
+            part = lambda at: self.packed([(x[:, :, at], t[:, at], caption, times[at].expand(len(x), -1), None)],
+                                          memory if len(old) else None)[0]
+            if len(old) and not memory:
+                part(old)
+            return torch.zeros_like(x).index_copy(2, new, part(new)) if len(new) else torch.zeros_like(x)
+        return model
+
+    def packed(self, groups, memory=None):
         """Clips of several shapes, one behind the other in one sequence (Patch n' Pack, NaViT section 2.1): a list of
-        (x, t, caption, times), each as in `forward`, with its own B and shape -> a list of predictions."""
-        tokens, coords, row, levels, words, sizes, R = [], [], [], [], [], [], 0
-        for x, t, caption, times in groups:
+        (x, t, caption, times, known), each as in `forward`, with its own B and shape -> a list of predictions."""
+        parts, sizes, R, most = [], [], 0, max(caption.shape[1] for _, _, caption, *_ in groups)
+        for x, t, caption, times, known in groups:
             B, _, F, h, w = x.shape
             grid = grid_coords(F, h // self.p, w // self.p, x.device).repeat(B, 1, 1)     # (B,l,5)
             frame = grid[:, :, 0].long()                                                  # (B,l): its latent frame
-            row.append((frame + F * torch.arange(B, device=x.device)[:, None] + R).flatten())
+            row = frame + F * torch.arange(B, device=x.device)[:, None] + R               # (B,l)
             if times is not None:
                 grid[:, :, 0] = times.to(grid).gather(1, frame)
-            tokens.append(patchify(x, self.p).flatten(0, 1))                              # (B·l,C·p·p)
-            coords.append(grid.flatten(0, 1))
-            levels.append(t.flatten())                                                    # (B·F,)
-            words.append(nnf.pad(caption, (0, max(g[2].shape[1] for g in groups) - caption.shape[1]))
-                         .repeat_interleave(F, dim=0))                                    # (B·F,words)
+            words = nnf.pad(caption, (0, most - caption.shape[1])).repeat_interleave(F, dim=0)      # (B·F,words)
+            known = torch.zeros_like(t, dtype=torch.bool) if known is None else known
+            parts.append((patchify(x, self.p).flatten(0, 1), grid.flatten(0, 1), row.flatten(),     # (B·l,..) each
+                          t.flatten(), words, known.flatten()))                                     # (B·F,..) each
             sizes.append(frame.shape)
             R += B * F
-        out = self.forward_tokens(*map(torch.cat, (tokens, coords, row, levels, words)), sizes)
-        parts = out.split([B * l for B, l in sizes])
-        return [unpatchify(part.view(B, l, -1), self.p, *x.shape[2:]) for part, (B, l), (x, *_) in
-                zip(parts, sizes, groups)]
+        out = self.forward_tokens(*map(torch.cat, zip(*parts)), sizes, memory).split([B * l for B, l in sizes])
+        return [unpatchify(part.view(*size, -1), self.p, *x.shape[2:])
+                for part, size, (x, *_) in zip(out, sizes, groups)]
 
-    def forward_tokens(self, tokens, coords, row, t, caption, sizes):
+    def forward_tokens(self, tokens, coords, row, t, caption, known, sizes, memory=None):
         """The core. Tokens of any number of clips -> a prediction for each, in the same order, (L,C·p·p).
 
         tokens (L,C·p·p), clip after clip, those of a clip in any order; coords (L,5): f, y, x, canvas h, w in patches;
-        row (L,): which latent frame of which clip a token belongs to; t (R,) in [0,1] and caption (R,words) of each
-        row; sizes: a list of (n, l), first come n clips of l tokens each, and so on. Tokens of a clip see each other.
+        row (L,): which latent frame of which clip a token belongs to; t (R,) in [0,1], caption (R,words), known (R,) of
+        each row; sizes: a list of (n, l): first come n clips of l tokens each, and so on; memory: see `attend`.
         """
         f, y, x, h, w = coords.unbind(-1)
         walls = torch.stack([y, h - 1 - y, x, w - 1 - x], dim=-1)  # RoPE is relative, but where things bounce is not
@@ -412,8 +420,10 @@ class DiT(nn.Module):
         condition = self.embed_level(level) + self.embed_word(caption).sum(1)             # (R,D)
         rope = [part.to(z.dtype)[:, None]  # or bfloat16 queries and keys would come out as float32
                 for part in rope_angles(coords, z.shape[-1] // self.heads)]               # (L,1,head_dim/2) each
+        known = known.index_select(0, row).split([n * l for n, l in sizes])    # tokens of a clip see each other,
+        sees = [~part.view(n, 1, l, 1) | part.view(n, 1, 1, l) for part, (n, l) in zip(known, sizes)]  # but known ones,
         for block in self.blocks:
-            z = block(z, condition, row, rope, sizes)
+            z = block(z, condition, row, rope, sees, memory)
         shift, scale = self.modulation(nnf.silu(condition)).index_select(0, row).chunk(2, dim=-1)
         return self.head(norm(z) * (1 + scale) + shift).float()
 
@@ -423,11 +433,16 @@ class DiT(nn.Module):
 # Every sampler steps from levels t to lower levels s and copies frames whose two levels are equal.
 # Tests: q_sample_has_the_stated_mean_and_variance, posterior_follows_from_bayes_rule,
 # ancestral_follows_the_gaussian_recursion, deterministic_samplers_converge_at_their_order.
-# ------------------------------------------------------------------------------------------------------------------
 
 def per_frame(value, x):
     """A value per latent frame (B,F), shaped to multiply a latent x (B,C,F,h,w)."""
     return value.to(x.device)[:, None, :, None, None]
+
+
+def gauss(x, generator=None):
+    """Normal noise like x (B,...). generator: one, or a list of one for each clip, the same then in any batch."""
+    draw = lambda x, generator: torch.randn(x.shape, generator=generator, device=x.device)
+    return torch.cat([*map(draw, x.split(1), generator)]) if isinstance(generator, list) else draw(x, generator)
 
 
 class DDPM:
@@ -492,8 +507,7 @@ class DDPM:
         posterior, the predicted x0 in place of the true one."""
         x0, _ = self.predict(model, x, t, caption)
         mean, variance = self.posterior(x0, x, t, s)                           # at s = 0 the variance is 0: no noise
-        noise = torch.randn(x.shape, generator=generator, device=x.device)
-        return torch.where(per_frame(t == s, x), x, mean + variance.sqrt() * noise)
+        return torch.where(per_frame(t == s, x), x, mean + variance.sqrt() * gauss(x, generator))
 
     def ddim(self, model, x, t, s, caption, generator=None):
         """DDIM eq. 12 with eta 0: keep the predicted noise, only less of it. Deterministic."""
@@ -504,7 +518,6 @@ class DDPM:
 # ------------------------------------------------------------------------------------------------------------------
 # 6. SiT: the same transformer, but noise and data are joined by straight lines and the network predicts the velocity
 # along them. Levels t in [0,1], 0 is data. The same signatures as DDPM: switching is one word.
-# ------------------------------------------------------------------------------------------------------------------
 
 class SiT:
     """The linear interpolant x_t = (1 - t) x0 + t eps of SiT, solved as an ordinary differential equation."""
@@ -552,31 +565,29 @@ def make_process(config, device=None):
 # ------------------------------------------------------------------------------------------------------------------
 # 7. Training: which frames are known, the loss, the optimizers. The loop itself is in train.py.
 # Tests: training_windows_hold_every_use, loss_ignores_known_frames, every_unknown_token_weighs_the_same.
-# ------------------------------------------------------------------------------------------------------------------
 
 def draw_windows(config, B, F, generator=None):
     """Draws what to show in B training clips of F latent frames: so every use in sections 8 and 9 is practised.
 
-    In a share `config.known` some latent frames are known: at the start, at the end, or at both (the end may come out
-    empty if the start is long), never all. A known first or last one may be an anchor, from up to `config.reach` video
-    frames before or after its place, but seems at most half as far away (`config.far`). A known first one that is no
-    anchor may be a still: the video frame before the second latent frame, four times. A single one always is.
+    In a share `config.known` 1 to F-1 latent frames are known: at the start, at the end, or, if there are two, at both.
+    A known first or last one may be an anchor, from up to `config.reach` video frames before or after its place, but
+    seems at most half as far away (`config.far`). A known first one may be a still, its last video frame four times.
     Returns, on the CPU, (known (B,F) bool, times (B,F): where in time each latent frame stands, usually 0..F-1,
     frames (B,4F): the video frames that they are made of, counted like times but in video frames).
     """
     draw = lambda low, high, n=1: torch.randint(low, high, (B, n), generator=generator)
     chance = lambda share, n=1: torch.rand(B, n, generator=generator) < share
-    index, kind, any_known = torch.arange(F), draw(0, 3), chance(config.known)     # kind 0: start, 1: end, 2: both
-    some = lambda: draw(1, F) if F > 1 else 0
-    start = some() * (any_known & (kind != 1))                                 # (B,1): 1..F-1, or 0 if not wanted
-    end = torch.minimum(some() * (any_known & (kind != 0)), F - 1 - start)
-    known = (index < start) | (index >= F - end)                               # (B,F)
+    index, kind = torch.arange(F), draw(0, 3)                                  # kind 0: start, 1: end, 2: both
+    n = draw(1, F) * chance(config.known) if F > 1 else 0 * kind               # (B,1): how many are known
+    split = ((n - 1) * torch.rand(B, 1, generator=generator)).ceil().long()    # of both, 1..n-1 at the start
+    start = torch.where(kind == 2, split, n * (kind == 0))
+    known = (index < start) | (index >= F - n + start)                         # (B,F)
     outward = (index == F - 1).long() - (index == 0).long()                    # (F,): -1 the first, 1 the last
     anchor = known & (outward != 0) & chance(config.anchors if config.reach else 0, F)
     gap = outward * anchor * draw(1, max(config.reach // TIME, 1) + 1, F)
     times = index + gap.clamp(-config.far, config.far)
     frames = TIME * (index + gap)[..., None] + torch.arange(TIME)              # (B,F,4)
-    still = (known & ~anchor & chance(config.stills))[:, 0] | (F == 1)         # (B,)
+    still = (known & chance(config.stills))[:, 0] | (F == 1)                   # (B,)
     frames[still, 0] = frames[still, 0, -1:]
     return known, times, frames.flatten(1)
 
@@ -586,9 +597,8 @@ def diffusion_loss(model, process, config, groups, generator=None):
 
     model: `DiT.packed`, or a function like it; groups: a list of (x0 (B,C,F,h,w) clean normalised latents, caption
     (B,words) ids, known (B,F), times (B,F)), the last two as `draw_windows` draws them; times may be None.
-    All unknown frames of a clip share one level. The known ones, in a share `config.forcing`, have levels of their own,
-    any (as in diffusion forcing); of the other clips they are clean in half, and share a noise of deviation up to 0.3
-    in half. Captions are dropped, for guidance.
+    All unknown frames of a clip share one level. The known ones have levels of their own in a share `config.forcing` of
+    the clips (as in diffusion forcing); elsewhere, they are clean or, in half, share a noise of deviation up to 0.3.
     Returns (loss, error (R,), t (R,) in [0,1], set to 0 where a frame is known so that a log by level can skip it).
     """
     noisy, targets, weights, levels = [], [], [], []
@@ -601,8 +611,8 @@ def diffusion_loss(model, process, config, groups, generator=None):
         known_level = process.level_of(0.6 * (uniform(B, 1) - 0.5).clamp(min=0))           # (B,1): of half of them 0
         known_level = torch.where(uniform(B, 1) < config.forcing, draw_levels(B, F), known_level)
         t = torch.where(known, known_level, draw_levels(B, 1))                 # (B,F)
-        eps = torch.randn(x0.shape, generator=generator, device=x0.device)
-        noisy.append((process.q_sample(x0, t, eps), t / process.N, caption, times))
+        eps = gauss(x0, generator)
+        noisy.append((process.q_sample(x0, t, eps), t / process.N, caption, times, known))
         targets.append(process.target(x0, eps, t))
         weights.append(~known.flatten() * (h * w))
         levels.append(t.masked_fill(known, 0).flatten() / process.N)
@@ -615,9 +625,8 @@ def diffusion_loss(model, process, config, groups, generator=None):
 def make_optimizers(net, lr_muon, lr):
     """Muon for Conv3d kernels and for the matrices of attention and MLP, AdamW for everything else.
 
-    Muon orthogonalises the momentum of a matrix: every direction moves by the same amount. `match_rms_adamw` scales the
-    step to the size that AdamW's would have. The modulations, which start at 0, stay with AdamW (not compared).
-    lr_muon 0: AdamW alone.
+    Muon orthogonalises the momentum of a matrix: every direction moves by the same amount. `match_rms_adamw` makes the
+    step as large as AdamW's. The modulations, which start at 0, stay with AdamW. lr_muon 0: AdamW alone.
     """
     inner = [p for name, p in net.named_parameters() if lr_muon and p.ndim == 2
              and ("kernel" in name or "blocks" in name) and "modulation" not in name]
@@ -630,17 +639,15 @@ def make_optimizers(net, lr_muon, lr):
 # 8. Sampling. One mask of known latent frames makes text-to-video (nothing known), extension forward and backward (the
 # first or last known), connecting two clips (both ends known): known frames stay at their level, untouched. Tests:
 # known_frames_come_back_bit_equal, guidance_is_linear_and_acts_on_every_channel, strength_says_how_much_is_left.
-# ------------------------------------------------------------------------------------------------------------------
 
 def guided(model, known, noise, scale, history):
     """The model with guidance: away from what it says without a caption, and without the known frames.
 
         out = model() + history * (model(known) - model()) + scale * (model(known, caption) - model(known))
 
-    where model() is told neither: it sees `noise` at the last level, t = 1, in the place of the known frames. With
-    history = 1 this is classifier-free guidance (Ho & Salimans, eq. 6; scale is 1 + their w). The paper guides eps;
-    v, x0 and the velocity are linear in eps at a given x_t, so guiding them is the same. All channels are guided.
-    Without a caption the last term is 0, which leaves the history guidance of Song et al. 2025.
+    where model() is told neither: it sees `noise` at t = 1 in the place of the known frames. With history = 1 this is
+    classifier-free guidance (Ho & Salimans, eq. 6; scale is 1 + their w), without a caption the history guidance of
+    Song et al. 2025. They guide eps; v, x0 and the velocity are linear in it at a given x_t. All channels are guided.
     """
     def with_guidance(x, t, caption):
         nothing = torch.zeros_like(caption)
@@ -657,23 +664,26 @@ def generate(model, process, latent, known, caption, times=None, steps=50, guida
              sampler=None, context_noise=0.0, strength=1.0, generator=None):
     """Fills in the unknown latent frames, all of them jointly. Known frames come back bit for bit.
 
-    model(x, t, caption[, times]): a DiT, or any function like it; latent (B,C,F,h,w); known (F,) or (B,F), True: given;
-    caption (B,words) ids; times (F,): where in time they stand, None: one after the other;
+    model(x, t, caption[, times]): a DiT, or any function like it; latent (B,C,F,h,w); known (F,), True: given;
+    caption (B,words) ids; times (F,): where in time the frames stand, None: one after the other;
     sampler: one of process.samplers, None for the first; guidance, history_guidance: see `guided`, 1 is none;
     context_noise: while sampling, bring the known frames to the level whose noise has this deviation, and tell the
     model so: it then does not rely on their last detail (GameNGen, section 3.2.1; trained for up to 0.3);
     strength in (0,1]: start from the unknown frames of `latent`, noised to this share of N, instead of from noise
-    alone; what is left of them then leads the result (SDEdit, algorithm 1). At 1 nothing is left.
+    alone; what is left of them then leads the result (SDEdit, algorithm 1). At 1 nothing is; generator: see `gauss`.
     """
+    if isinstance(model, DiT):
+        model = model.remember(known, torch.arange(len(known), device=latent.device) if times is None else times)
+    elif times is not None:
+        model = lambda x, t, caption, plain=model: plain(x, t, caption, times.expand(t.shape))
     known = known.expand(latent.shape[0], latent.shape[2])
     known_level = process.level_of(context_noise) * known                              # (B,F)
     levels = process.schedule(max(round(strength * steps), 1), latent.device)
     levels = (strength * levels).to(levels.dtype)
-    noise = torch.randn(latent.shape, generator=generator, device=latent.device)
+    noise = gauss(latent, generator)
     x = noise if strength == 1 else process.q_sample(latent, levels[:1].expand_as(known), noise)
     x = torch.where(per_frame(known, latent), process.q_sample(latent, known_level, noise), x)
-    in_time = model if times is None else lambda x, t, caption: model(x, t, caption, times.expand(t.shape))
-    led = guided(in_time, known, noise, guidance, history_guidance)
+    led = guided(model, known, noise, guidance, history_guidance)
     step = getattr(process, sampler or process.samplers[0])
     for t, s in pairwise(levels):
         x = step(led, x, torch.where(known, known_level, t), torch.where(known, known_level, s), caption, generator)
@@ -684,49 +694,41 @@ def generate(model, process, latent, known, caption, times=None, steps=50, guida
 # 9. Long video: the window slides, forward or backward in time. Everything stays in latent space: what was generated
 # is never encoded again. Tests: extension_continues_from_the_newest_frames, backward_extension_mirrors_forward,
 # the_anchor_stays_in_the_window_at_its_place, connecting_fills_the_gap, the_other_end_is_in_sight.
-# ------------------------------------------------------------------------------------------------------------------
 
-def fill(model, process, before, blank, after, caption, **sampling):
-    """New latent frames in the place of `blank`, sampled jointly with what is known before and after, maybe nothing:
-    all (B,C,F,h,w), each with its own F; sampling: passed on to `generate`."""
-    known = torch.cat([torch.full((x.shape[2],), x is not blank, device=x.device) for x in (before, blank, after)])
-    return generate(model, process, torch.cat([before, blank, after], dim=2), known, caption, **sampling)[:, :, ~known]
+def fill(model, process, before, new, after, caption, **sampling):
+    """New latent frames between those known before and after, maybe none, all sampled jointly, (B,C,F,h,w) each.
+    new: how many, or, for `strength`, what to start from; sampling: passed on to `generate`."""
+    new = before.new_zeros(*before.shape[:2], new, *before.shape[3:]) if isinstance(new, int) else new
+    known = torch.cat([torch.full((x.shape[2],), x is not new, device=x.device) for x in (before, new, after)])
+    return generate(model, process, torch.cat([before, new, after], dim=2), known, caption, **sampling)[:, :, ~known]
 
 
 def extend(model, process, past, caption, window, context, anchor=0, backward=False, draft=None, **sampling):
     """Goes on without end: yields the next latent frames, one window after the other; `take` what you need.
 
     past (B,C,F,h,w): the latent frames so far, F may be 0; window: latent frames sampled jointly, of which up to
-    `context` are the newest of the past; sampling: passed on to `generate`.
+    `context` are the newest of the past; sampling: passed on to `generate`;
     anchor: the first latent frame of all stays in every window, to remember by; where it was, or as if this many lay
-    between it and the context if that was farther (trained: the config's `far`). 0: windows do without it.
-    backward: `past` is what comes after, and what is before it is yielded, the nearest frames first.
+    between it and the context if that was farther (trained: the config's `far`). 0: windows do without it;
+    backward: `past` is what comes after, and what is before it is yielded, the nearest frames first;
     draft (B,C,F',h,w), forward only: the new frames start from these, if `strength` is below 1, and end where they end.
     """
     if not 0 < context < window - bool(anchor):
         raise InputError(f"context of {context} latent frames{' and an anchor' * bool(anchor)}: expected at least "
                          f"1, and fewer than the {window} of the window in all")
-    join = lambda *parts: torch.cat(parts[::-1] if backward else parts, dim=2)
-    newest = lambda x, n: x[:, :, :n] if backward else x[:, :, max(x.shape[2] - n, 0):]
-    nothing, length, first = past[:, :, :0], past.shape[2], past[:, :, -1:] if backward else past[:, :, :1]
+    past, direction = (past.flip(2), -1) if backward else (past, 1)            # the newest last, and times run down
+    length, first, nothing = past.shape[2], past[:, :, :1], past[:, :, :0]
     while draft is None or draft.shape[2]:
-        near = newest(past, context)
+        near = past[:, :, max(past.shape[2] - context, 0):]
         away = min(anchor + bool(anchor), length - near.shape[2])              # from the anchor to the context
-        old = first if away else nothing
-        size = window - old.shape[2] - near.shape[2]
-        if draft is None:
-            blank = near.new_zeros(*near.shape[:2], size, *near.shape[3:])
-        else:
-            blank, draft, size = draft[:, :, :size], draft[:, :, size:], min(size, draft.shape[2])
-        around = (nothing, blank, join(old, near)) if backward else (join(old, near), blank, nothing)
-        times = None
-        if away:
-            times = torch.cat([torch.tensor([-away]), torch.arange(near.shape[2] + size)]).to(near.device)
-            times = -times.flip(0) if backward else times
-        new = fill(model, process, *around, caption, times=times, **sampling)
-        yield new
-        first = first if length else new[:, :, -1:] if backward else new[:, :, :1]
-        past, length = join(near, new), length + new.shape[2]
+        old = torch.cat([first[:, :, :bool(away)], near], dim=2)
+        new = size = window - old.shape[2]
+        if draft is not None:
+            new, draft, size = draft[:, :, :size], draft[:, :, size:], min(size, draft.shape[2])
+        times = direction * torch.tensor([-away] * bool(away) + [*range(near.shape[2] + size)], device=near.device)
+        new = fill(model, process, old, new, nothing, caption, times=times, **sampling)
+        yield new.flip(2) if backward else new
+        first, past, length = first if length else new[:, :, :1], torch.cat([near, new], dim=2), length + new.shape[2]
 
 
 def take(windows, frames, backward=False):
@@ -753,8 +755,7 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
         size = min(rest or left, window - near.shape[2] - end.shape[2])
         times = torch.arange(near.shape[2] + size + end.shape[2], device=near.device)
         times[near.shape[2] + size:] += min(left - size, anchor)
-        blank = near.new_zeros(*near.shape[:2], size, *near.shape[3:])
-        new = torch.cat([new, fill(model, process, near, blank, end, caption, times=times, **sampling)], dim=2)
+        new = torch.cat([new, fill(model, process, near, size, end, caption, times=times, **sampling)], dim=2)
     return new
 
 
@@ -768,7 +769,6 @@ def loop(model, process, nothing, frames, caption, window, context, anchor=0, **
 
 # ------------------------------------------------------------------------------------------------------------------
 # 10. Checkpoints, one file with everything, written so that a crash never leaves half of one.
-# ------------------------------------------------------------------------------------------------------------------
 
 FORMAT = 2  # goes up when an old checkpoint can no longer be read
 

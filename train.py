@@ -21,7 +21,7 @@ from numpy.random import SeedSequence
 from tqdm import tqdm
 
 from data import clips, score
-from data.cli import autocast, check, check_device, load_weights, run_script, tune_cpu
+from data.cli import autocast, check, load_weights, run_script, use_device
 from data.loader import load_mix
 from sora import (PRESETS, TIME, Config, DiT, InputError, VideoVAE, diffusion_loss, draw_windows, load_checkpoint,
                   make_optimizers, make_process, save_checkpoint)
@@ -61,7 +61,7 @@ def rng(*numbers, device="cpu"):
 
 def start(args):
     """A run's state: from the command line and, with --resume, --init or --vae, from a checkpoint."""
-    check_device(args.device)
+    use_device(args.device)
     clips.make_folder(args.out)
     own = Path(args.out) / "sora.pt"
     if own.exists() and not (args.resume or args.overwrite):
@@ -110,8 +110,9 @@ def save(run):
 
 def vae_loss(run, step):
     """Stage 1, reconstruct clips: the loss and, for the log, numbers of COLUMNS, their values and weights."""
-    c, where = run.config, (run.config.seed, 0, step)
-    video, _ = run.mix[step % len(run.mix)][0].clips(c.vae_batch, rng(*where, 0))           # each shape in turn
+    c, where, data = run.config, (run.config.seed, 0, step), run.mix[step % len(run.mix)][0]      # each shape in turn
+    frames = draw_windows(replace(c, anchors=0), c.vae_batch, data.frames // TIME, rng(*where, 2))[2]    # some stills
+    video, _ = data.clips(c.vae_batch, rng(*where, 0), frames)
     with autocast(run.args.device):
         loss, error, kl = run.vae.loss(video, c.vae_kl, rng(*where, 1, device=video.device))
     return loss, torch.arange(3, device=loss.device), torch.stack([loss.detach(), error, kl]), loss.new_ones(3)
@@ -194,7 +195,6 @@ def write_log(run):
 
 def main(argv=None):
     """Both stages, then the pictures and the numbers to hold against the README's."""
-    tune_cpu()
     run = start(parse(argv))
     c = run.config
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import train
 from data.cli import autocast, run_script, tune_cpu
-from sora import SPACE, TIME, draw_windows
+from sora import SPACE, TIME, draw_windows, generate
 
 
 def milliseconds(work, device, repeat=20):
@@ -75,6 +75,22 @@ def kernels(config):
     print(f"GELU's tanh form takes {times[0] / times[1]:.1f} times as long as the exact one")
 
 
+def remembering(run):
+    """Prints what it is worth to compute keys and values of known frames once a window (`DiT.remember`) in the middle
+    of a long video: an anchor and a frame of context, the rest new, 8 steps with history guidance."""
+    c, device = run.config, run.args.device
+    F, known = c.frames // TIME, torch.arange(c.frames // TIME, device=device) < 2
+    latent = torch.randn(c.batch, c.latent_channels, F, c.height // SPACE, c.width // SPACE, device=device)
+    words, times = torch.zeros(c.batch, 1, dtype=torch.long, device=device), torch.arange(F, device=device)
+    anew = lambda x, t, caption, times: run.dit(x, t, caption, times, known.expand(t.shape))
+
+    def window(model):
+        with autocast(device):
+            generate(model, run.process, latent, known, words, times, 8, 3.0, 3.0)
+    both = [milliseconds(lambda: window(model), device, 5) for model in (anew, run.dit)]
+    print(f"a window takes {both[0] / both[1]:.1f} times as long if known frames are computed anew at every step")
+
+
 def main():
     """Prints the table of the transformer's stage, and on a CPU the ratios."""
     tune_cpu()
@@ -108,6 +124,7 @@ def main():
     print(f"{device}, {torch.get_num_threads()} threads, {batch} clips a step: {total:.0f} ms")
     for name, ms in parts.items():
         print(f"  {name:24}{ms:8.1f} ms {100 * ms / total:5.1f} %")
+    remembering(run)
     if device == "cpu":
         kernels(run.config)
     for stage, name in enumerate(("VAE", "transformer")) if run.model != run.dit.packed else ():

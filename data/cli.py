@@ -77,8 +77,17 @@ def window_of(args, config):
     return window, context, config.far if practised and context + 1 < window else 0
 
 
-def check_device(name):
-    """Raises InputError unless tensors can be put on this device."""
+SHIPPED = Path(__file__).parent / "tiny.pt"                                    # made by data/ship.py
+
+
+def default_ckpt():
+    """What to sample from if the user does not say: what train.py made, or the weights that come with the project."""
+    return "out/sora.pt" if Path("out/sora.pt").exists() else str(SHIPPED)
+
+
+def use_device(name):
+    """Raises InputError unless tensors can be put on this device; tunes the CPU."""
+    tune_cpu()
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from data import plots
-from data.cli import autocast, check_device, load_models, run_script, tune_cpu, window_of
+from data.cli import autocast, default_ckpt, load_models, run_script, use_device, window_of
 from data.clips import make_folder
 from data.metrics import distance, interval, motion
 from data.judge import Judge, readable, real_clips
@@ -36,7 +36,7 @@ FACTORS = {"caption for the first window": {},
            "history guidance 1": {"history_guidance": 1.0}, "history guidance 2": {"history_guidance": 2.0},
            "history guidance 4": {"history_guidance": 4.0}, "context noise 0.02": {"context_noise": 0.02},
            "context noise 0.1": {"context_noise": 0.1}, "context noise 0.3": {"context_noise": 0.3},
-           "48 steps": {"steps": 48}}
+           "16 steps": {"steps": 16}}
 
 
 def partner(caption):
@@ -124,7 +124,7 @@ def parse(argv):
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--ckpt", default="out/sora.pt")
+    add("--ckpt", default=default_ckpt(), help="(out/sora.pt, else the weights shipped)")
     add("--out", default="out/drift.csv", help="(out/drift.csv)")
     add("--append", action="store_true", help="add to the table that is there, and plot them together")
     add("--label", default="", help="to put before the names of the arms")
@@ -148,12 +148,12 @@ def parse(argv):
 def main(argv=None):
     """All arms, written row by row."""
     args = parse(argv)
-    tune_cpu()
-    check_device(args.device)
+    use_device(args.device)
     plots.need_matplotlib()
     make_folder(Path(args.out).parent)
-    config, vae, dit, process, words = load_models(args.ckpt, args.device)
-    models = config, vae, torch.compile(dit) if args.compile else dit, process, words
+    models = config, vae, dit, process, words = load_models(args.ckpt, args.device)
+    if args.compile:
+        dit.packed = torch.compile(dit.packed)
     if not readable(config) or args.n < 2 or args.frames < config.frames:
         raise InputError(f"--n {args.n} --frames {args.frames}, {config.digits} digits: expected at least 2 clips of "
                          f"{config.frames} frames, and one or two digits, which the referee can read")

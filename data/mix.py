@@ -1,7 +1,6 @@
 """What does each part of the training mix buy? One run without each, and what six uses of the mask are then like.
 
-Beside them, a smaller network, and one whose known frames do not look at the unknown ones (KNOWN_ONLY): while they stay
-as they are, their keys and values are the same at every denoising step and could be kept.
+Beside them, a smaller network, and one whose known frames look at the unknown ones too (BothWays).
 
     python -m data.mix
 
@@ -11,34 +10,34 @@ over clips; all but `text` begin with held-out clips and have no caption, so wha
 - picture: the first frame of a clip is given as a still, legibility of the window that follows;
 - middle: the first and last latent frame are given, squared error of what is between (see tasks.py);
 - backward: legibility of the window before a clip;
-- frames 97 to 112: legibility of a clip that goes on, with an anchor and one latent frame of context if the model has
-  practised anchors, else with two of context; without and with history guidance 3. "No anchor shown" is the model
-  of the whole mix, sampled as those are that have not.
+- frames 97 to 112, and 985 to 1,000 (with history guidance 3 only): legibility of a clip that goes on, with an anchor
+  and one latent frame of context if the model has practised anchors, else with two of context. "No anchor shown" is
+  the model of the whole mix, sampled as those are that have not.
 What is left out of the mix leaves its share to the rest of it. Training goes on where it was stopped, in out/mix
 (delete it to start over, and when --ckpt is another one); the table goes to data/results/mix.csv.
 """
 import argparse
 import csv
-from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as nnf
 
-import sora
 import train
-from data import score
+from data import cli
 from data.cli import autocast, load_models, run_script, tune_cpu, window_of
+from data.drift import stretches
 from data.judge import Judge, real_clips
 from data.score import sample_clips, show
 from data.study import trained
 from data.tasks import middles
-from sora import TIME, extend, fill, take
+from sora import TIME, DiT, extend, fill, take
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OUT, RESULTS = Path("out/mix"), Path("data/results")
+LATE = (96, 984)  # where the stretches of long clips begin that are looked at
 RUNS = {(WHOLE := "the whole mix"): [],
         (NO_ANCHOR := "the whole mix, no anchor shown"): [],
         "no anchors": ["--anchors", 0],
@@ -47,31 +46,17 @@ RUNS = {(WHOLE := "the whole mix"): [],
         "no stills": ["--stills", 0],
         "half the width": ["--dim", 96, "--heads", 3],
         "no known frames": ["--known", 0, "--caption-drop", 0.3],              # as many without a caption in all
-        (KNOWN_ONLY := "known see known only"): []}
+        (BOTH_WAYS := "known see unknown"): []}
 
 
-def known_only():
-    """In a `with` of this, tokens of known frames attend to those of known frames only (clips of one shape)."""
-    now, attention = {}, nnf.scaled_dot_product_attention
+class BothWays(DiT):
+    """The transformer with known frames that look at the unknown ones too: nothing to remember from step to step."""
 
-    def draw_windows(config, B, F, generator=None):
-        known, *rest = sora.draw_windows(config, B, F, generator)
-        now["known"] = known
-        return known, *rest
+    def forward_tokens(self, tokens, coords, row, t, caption, known, sizes, memory=None):
+        return super().forward_tokens(tokens, coords, row, t, caption, torch.zeros_like(known), sizes)
 
-    def generate(model, process, latent, known, *args, real=sora.generate, **sampling):
-        now["known"] = known.expand(len(latent), latent.shape[2])
-        return real(model, process, latent, known, *args, **sampling)
-
-    def masked(q, k, v):  # (B,heads,l,head_dim) each, B a multiple of the clips: guidance asks several times at once
-        known = now["known"].to(q.device)
-        known = known.repeat(len(q) // len(known), 1).repeat_interleave(q.shape[2] // known.shape[1], dim=1)   # (B,l)
-        return attention(q, k, v, attn_mask=known[:, None, None] | ~known[:, None, :, None])
-    stack = ExitStack()
-    for place, name, new in ((train, "draw_windows", draw_windows), (score, "generate", generate),
-                             (sora, "generate", generate), (nnf, "scaled_dot_product_attention", masked)):
-        stack.enter_context(patch.object(place, name, new))
-    return stack
+    def remember(self, known, times):
+        return lambda x, t, caption: self(x, t, caption, times.expand(t.shape))
 
 
 @torch.no_grad()
@@ -87,16 +72,18 @@ def uses(models, judge, n, seed, steps, anchor=True):
     still = vae.encode(video[:, :, :1].expand(-1, -1, TIME, -1, -1).to(DEVICE))
     common = lambda: dict(steps=steps, generator=torch.Generator(DEVICE).manual_seed(seed))
     read = lambda latent, frames: judge.measure(vae.decode(latent).clamp(-1, 1)[:, :, frames], caption)["legibility"]
-    new = fill(dit, process, still, torch.zeros_like(given[:, :, 1:]), still[:, :, :0], nothing, **common())
+    new = fill(dit, process, still, window - 1, still[:, :, :0], nothing, **common())
     table["picture, legibility"] = read(torch.cat([still, new], dim=2), slice(TIME, None))
     table["middle, error"] = middles(models, n, window, seed, dict(steps=steps))["the model"]["error"]
     new = take(extend(dit, process, given, nothing, window, context, anchor, True, **common()), window, True)
     table["backward, legibility"] = read(torch.cat([new, given], dim=2), slice(0, config.frames))
-    for scale in (1.0, 3.0):
-        windows = extend(dit, process, given, nothing, window, context, anchor, guidance=scale, history_guidance=scale,
-                         **common())
-        new = take(windows, 6 * window)
-        table[f"frames 97 to 112{', guided' * (scale > 1)}"] = read(torch.cat([given, new], dim=2), slice(96, 112))
+    for scale, late in ((1.0, LATE[:1]), (3.0, LATE)):
+        cache, windows = {}, extend(dit, process, given, nothing, window, context, anchor, guidance=scale,
+                                    history_guidance=scale, **common())
+        parts = (vae.decode(latent, cache).clamp(-1, 1).cpu() for latent in chain([given], windows))
+        for start, clip in zip(late, stretches(parts, config.frames, late)):
+            name = f"frames {start + 1} to {start + config.frames}{', guided' * (scale > 1)}"
+            table[name] = judge.measure(clip, caption)["legibility"]
     return table
 
 
@@ -108,9 +95,9 @@ def main(argv=None):
                         help=f"some only, added to the table that is there: {', '.join(map(repr, RUNS))} (all)")
     parser.add_argument("--n", type=int, default=64, help="clips for each number (64)")
     parser.add_argument("--train-steps", type=int, default=2600, help="of each run (2600)")
-    parser.add_argument("--steps", type=int, default=16, help="when sampling (16)")
+    parser.add_argument("--steps", type=int, default=8, help="when sampling (8)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compile", action="store_true", help=f"torch.compile all but {KNOWN_ONLY!r}, which it undoes")
+    parser.add_argument("--compile", action="store_true", help="torch.compile when training")
     args = parser.parse_args(argv)
     tune_cpu()
     table = RESULTS / "mix.csv"
@@ -119,8 +106,9 @@ def main(argv=None):
         trained_as = WHOLE if name == NO_ANCHOR else name
         folder = OUT / f"{trained_as.replace(' ', '-')}-{args.train_steps}-{args.seed}"
         flags = ["--vae", args.ckpt, "--steps", args.train_steps, "--save-every", 10 ** 6, "--seed", args.seed,
-                 "--compile" if args.compile and name != KNOWN_ONLY else "--no-compile", *RUNS[name]]
-        with known_only() if name == KNOWN_ONLY else ExitStack():
+                 "--compile" if args.compile else "--no-compile", *RUNS[name]]
+        kind = BothWays if name == BOTH_WAYS else DiT
+        with patch.object(train, "DiT", kind), patch.object(cli, "DiT", kind):
             models = load_models(trained(folder, flags, args.train_steps), DEVICE)
             with autocast(DEVICE):
                 numbers = uses(models, Judge(models[0]), args.n, args.seed, args.steps, name != NO_ANCHOR)

@@ -66,15 +66,15 @@ class DroppingDiT(DiT):
     """
     keep = 1.0
 
-    def forward_tokens(self, tokens, coords, row, t, caption, sizes):
+    def forward_tokens(self, tokens, coords, row, t, caption, known, sizes, memory=None):
         if self.keep == 1 or not torch.is_grad_enabled():
-            return super().forward_tokens(tokens, coords, row, t, caption, sizes)
+            return super().forward_tokens(tokens, coords, row, t, caption, known, sizes, memory)
         kept, start, fewer = [], 0, [(n, round(self.keep * l)) for n, l in sizes]
         for (n, l), (_, few) in zip(sizes, fewer):
             kept.append((start + l * torch.arange(n)[:, None] + torch.rand(n, l).argsort(1)[:, :few]).flatten())
             start += n * l
         kept = torch.cat(kept).to(tokens.device)
-        out = super().forward_tokens(tokens[kept], coords[kept], row[kept], t, caption, fewer)
+        out = super().forward_tokens(tokens[kept], coords[kept], row[kept], t, caption, known, fewer)
         return torch.zeros_like(tokens).index_copy(0, kept, out)
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import torch
 
-from data.cli import autocast, check_device, load_models, run_script, tune_cpu, window_of
+from data.cli import autocast, default_ckpt, load_models, run_script, use_device, window_of
 from data.judge import Judge, readable, real_clips
 from data.metrics import interval, motion, squared_error
 from data.score import show
@@ -59,7 +59,7 @@ def middles(models, n, window, seed, sampling):
     video, caption = real_clips(config, "heldout", n, seed)
     latent, nothing = vae.encode(video.to(vae.mean.device)), torch.zeros_like(caption).to(vae.mean.device)
     rng = torch.Generator(vae.mean.device).manual_seed(seed)
-    filled = fill(dit, process, latent[:, :, :1], torch.zeros_like(latent[:, :, 1:-1]), latent[:, :, -1:], nothing,
+    filled = fill(dit, process, latent[:, :, :1], window - 2, latent[:, :, -1:], nothing,
                   generator=rng, **sampling | dict(guidance=1.0))
     copies = [vae.decode(torch.cat([latent[:, :, :1], z, latent[:, :, -1:]], dim=2)).clamp(-1, 1).cpu()
               for z in (filled, latent[:, :, 1:-1])]
@@ -94,7 +94,7 @@ def main(argv=None):
     """All three tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--ckpt", default="out/sora.pt")
+    add("--ckpt", default=default_ckpt(), help="(out/sora.pt, else the weights shipped)")
     add("--n", type=int, default=128, help="clips (128)")
     add("--frames", type=int, default=48, help="of a loop (48)")
     add("--seed", type=int, default=0)
@@ -104,8 +104,7 @@ def main(argv=None):
     add("--anchor", action=argparse.BooleanOptionalAction, default=True, help="windows keep the first 4 frames (yes)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
-    tune_cpu()
-    check_device(args.device)
+    use_device(args.device)
     models = config, *_ = load_models(args.ckpt, args.device)
     window, context, anchor = window_of(args, config)
     back = window - 2 * max(context // 2, 1)

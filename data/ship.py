@@ -1,0 +1,28 @@
+"""Makes the weights that come with the project from a checkpoint: what sampling needs, in half precision.
+
+    python -m data.ship out/long/sora.pt
+
+sample.py takes them if there is no out/sora.pt; `train.py --init data/tiny.pt` goes on from them.
+"""
+import argparse
+from dataclasses import asdict
+
+from data.cli import SHIPPED, run_script
+from sora import load_checkpoint, save_checkpoint
+
+
+def main(argv=None):
+    """Averaged weights only, once, as float16."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ckpt", help="of a finished run")
+    parser.add_argument("--out", default=str(SHIPPED), help="(data/tiny.pt)")
+    args = parser.parse_args(argv)
+    state = load_checkpoint(args.ckpt)
+    vae, ema = ({name: x.half() for name, x in state[net].items()} for net in ("vae", "ema"))
+    save_checkpoint(args.out, config=asdict(state["config"]), words=state["words"], command=state["command"], vae=vae,
+                    dit=ema, ema=ema, stage=state["stage"], step=state["step"])
+    print(f"wrote {args.out}: {sum(x.numel() for net in (vae, ema) for x in net.values()) / 1e6:.1f} million weights")
+
+
+if __name__ == "__main__":
+    run_script(main)
