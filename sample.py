@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from data import clips, score
-from data.cli import autocast, default_ckpt, load_models, run_script, use_device, window_of
+from data.cli import SHIPPED, autocast, default_ckpt, load_models, run_script, use_device, window_of
 from sora import SPACE, TIME, InputError, connect, extend, loop, take
 
 
@@ -71,6 +71,11 @@ def word_ids(prompt, words, n, device):
     return torch.tensor([[words.index(word) + 1 for word in prompt.lower().split()] or [0]] * n, device=device)
 
 
+def score_path(ckpt):
+    """Where --score writes: beside the checkpoint, in out/ for the weights that come along."""
+    return (Path("out/tiny.pt") if ckpt == str(SHIPPED) else Path(ckpt)).with_suffix(".score.json")
+
+
 def given_names(args):
     """The files that the video is to begin or end with, or to be made from."""
     return args.connect or [name for name in (args.image, args.extend, args.extend_backward, args.edit) if name]
@@ -95,7 +100,7 @@ def check_flags(args):
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected {expected}")
     use_device(args.device)
     if args.score:
-        return clips.make_folder(Path(args.ckpt).parent)
+        return clips.make_folder(score_path(args.ckpt).parent)
     clips.check_writable(args.out)
     for name in given_names(args):
         if Path(name).resolve() in (Path(args.out).resolve(), Path(args.out).with_suffix(".png").resolve()):
@@ -181,7 +186,7 @@ def main(argv=None):
                     history_guidance=args.history_guidance)
     if args.score:
         with autocast(args.device):
-            return score.score(*models, Path(args.ckpt).with_suffix(".score.json"), args.n or 256, args.seed,
+            return score.score(*models, score_path(args.ckpt), args.n or 256, args.seed,
                                **sampling)
     caption = word_ids(args.prompt, words, args.n or 1, args.device)
     if not args.prompt:

@@ -320,7 +320,7 @@ class DiTBlock(nn.Module):
         """Multi-head self-attention among the tokens of each clip; queries and keys normalised (as in ViT-22B), turned.
 
         sees: for every n clips of the same l tokens, which go through it together, (n,1,l,l): does token i see token j?
-        memory: a dict. Empty, it keeps what is seen now; in later calls all see that, too (of clips of one size).
+        memory: a dict. Empty, it keeps what is seen now; later calls see that, too (clips of one size; no sees).
         """
         q, k, v = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)                   # (L,heads,head_dim) each
         q, k = rotate(norm(q), *rope), rotate(norm(k), *rope)
@@ -373,8 +373,8 @@ class DiT(nn.Module):
         return self.packed([(x, t, caption, times, known)])[0]
 
     def remember(self, known, times):
-        """`forward` as a function of (x, t, caption), to call while the known frames (F,) stay as they are: as they do
-        not look at the others, their keys and values are computed at the first call only. It predicts 0 for them."""
+        """`forward` of (x, t, caption), to call while the known frames (F,), their t and the caption stay as they are:
+        not looking at the others, they are computed at the first call only, keys and values. It predicts 0 for them."""
         old, new, memory = known.nonzero()[:, 0], (~known).nonzero()[:, 0], {}
 
         def model(x, t, caption):
@@ -420,8 +420,8 @@ class DiT(nn.Module):
         condition = self.embed_level(level) + self.embed_word(caption).sum(1)             # (R,D)
         rope = [part.to(z.dtype)[:, None]  # or bfloat16 queries and keys would come out as float32
                 for part in rope_angles(coords, z.shape[-1] // self.heads)]               # (L,1,head_dim/2) each
-        known = known.index_select(0, row).split([n * l for n, l in sizes])    # tokens of a clip see each other,
-        sees = [~part.view(n, 1, l, 1) | part.view(n, 1, 1, l) for part, (n, l) in zip(known, sizes)]  # but known ones,
+        known = known.index_select(0, row).split([n * l for n, l in sizes])    # tokens see all of their clip, but
+        sees = [~part.view(n, 1, l, 1) | part.view(n, 1, 1, l) for part, (n, l) in zip(known, sizes)]  # known: known
         for block in self.blocks:
             z = block(z, condition, row, rope, sees, memory)
         shift, scale = self.modulation(nnf.silu(condition)).index_select(0, row).chunk(2, dim=-1)
@@ -440,9 +440,9 @@ def per_frame(value, x):
 
 
 def gauss(x, generator=None):
-    """Normal noise like x (B,...). generator: one, or a list of one for each clip, the same then in any batch."""
-    draw = lambda x, generator: torch.randn(x.shape, generator=generator, device=x.device)
-    return torch.cat([*map(draw, x.split(1), generator)]) if isinstance(generator, list) else draw(x, generator)
+    """Normal noise like x (B,...). generator: one, or a list of one for each clip: its own in any batch."""
+    pairs = zip(x.split(1), generator, strict=True) if isinstance(generator, list) else [(x, generator)]
+    return torch.cat([torch.randn(part.shape, generator=g, device=x.device) for part, g in pairs])
 
 
 class DDPM:
@@ -571,7 +571,7 @@ def draw_windows(config, B, F, generator=None):
 
     In a share `config.known` 1 to F-1 latent frames are known: at the start, at the end, or, if there are two, at both.
     A known first or last one may be an anchor, from up to `config.reach` video frames before or after its place, but
-    seems at most half as far away (`config.far`). A known first one may be a still, its last video frame four times.
+    seems at most half as far away (`config.far`). A known first one may be a still, one frame four times; images are.
     Returns, on the CPU, (known (B,F) bool, times (B,F): where in time each latent frame stands, usually 0..F-1,
     frames (B,4F): the video frames that they are made of, counted like times but in video frames).
     """
@@ -598,7 +598,7 @@ def diffusion_loss(model, process, config, groups, generator=None):
     model: `DiT.packed`, or a function like it; groups: a list of (x0 (B,C,F,h,w) clean normalised latents, caption
     (B,words) ids, known (B,F), times (B,F)), the last two as `draw_windows` draws them; times may be None.
     All unknown frames of a clip share one level. The known ones have levels of their own in a share `config.forcing` of
-    the clips (as in diffusion forcing); elsewhere, they are clean or, in half, share a noise of deviation up to 0.3.
+    the clips (as in diffusion forcing); elsewhere, clean or, in half, with a noise of up to 0.3. Captions are dropped.
     Returns (loss, error (R,), t (R,) in [0,1], set to 0 where a frame is known so that a log by level can skip it).
     """
     noisy, targets, weights, levels = [], [], [], []
@@ -670,9 +670,9 @@ def generate(model, process, latent, known, caption, times=None, steps=50, guida
     context_noise: while sampling, bring the known frames to the level whose noise has this deviation, and tell the
     model so: it then does not rely on their last detail (GameNGen, section 3.2.1; trained for up to 0.3);
     strength in (0,1]: start from the unknown frames of `latent`, noised to this share of N, instead of from noise
-    alone; what is left of them then leads the result (SDEdit, algorithm 1). At 1 nothing is; generator: see `gauss`.
+    alone; what is left of them then leads the result (SDEdit, algorithm 1). At 1, none is left; generator: see `gauss`.
     """
-    if isinstance(model, DiT):
+    if hasattr(model, "remember"):                                             # a DiT, compiled or not
         model = model.remember(known, torch.arange(len(known), device=latent.device) if times is None else times)
     elif times is not None:
         model = lambda x, t, caption, plain=model: plain(x, t, caption, times.expand(t.shape))
@@ -770,7 +770,7 @@ def loop(model, process, nothing, frames, caption, window, context, anchor=0, **
 # ------------------------------------------------------------------------------------------------------------------
 # 10. Checkpoints, one file with everything, written so that a crash never leaves half of one.
 
-FORMAT = 2  # goes up when an old checkpoint can no longer be read
+FORMAT = 3  # goes up when an old checkpoint can no longer be read, or would compute something else
 
 
 def save_checkpoint(path, **state):

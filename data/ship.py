@@ -8,16 +8,18 @@ import argparse
 from dataclasses import asdict
 
 from data.cli import SHIPPED, run_script
-from sora import load_checkpoint, save_checkpoint
+from sora import InputError, load_checkpoint, save_checkpoint
 
 
 def main(argv=None):
     """Averaged weights only, once, as float16."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ckpt", help="of a finished run")
+    parser.add_argument("ckpt", help="whose averaged weights to take")
     parser.add_argument("--out", default=str(SHIPPED), help="(data/tiny.pt)")
     args = parser.parse_args(argv)
     state = load_checkpoint(args.ckpt)
+    if state["stage"] == 0:
+        raise InputError(f"{args.ckpt}: training stopped before the transformer; go on with `python train.py --resume`")
     vae, ema = ({name: x.half() for name, x in state[net].items()} for net in ("vae", "ema"))
     save_checkpoint(args.out, config=asdict(state["config"]), words=state["words"], command=state["command"], vae=vae,
                     dit=ema, ema=ema, stage=state["stage"], step=state["step"])
