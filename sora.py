@@ -292,7 +292,7 @@ def rotate(x, cos, sin):
 # ------------------------------------------------------------------------------------------------------------------
 # 4. The diffusion transformer. Its core sees tokens, clip after clip, never a grid: which latent frame of which clip a
 # token belongs to is said by `row`, and noise level and caption are given per row.
-# Tests: block_is_the_identity_at_initialisation, tokens_are_a_set, packed_clips_do_not_see_each_other.
+# Tests: tokens_are_a_set, packed_clips_do_not_see_each_other, remembered_frames_change_nothing.
 
 def norm(x):
     """LayerNorm over the last axis. The modulation scales it; queries and keys keep their length: bounded logits."""
@@ -411,7 +411,7 @@ class DiT(nn.Module):
 
         tokens (L,C·p·p), clip after clip, those of a clip in any order; coords (L,5): f, y, x, canvas h, w in patches;
         row (L,): which latent frame of which clip a token belongs to; t (R,) in [0,1], caption (R,words), known (R,) of
-        each row; sizes: a list of (n, l): first come n clips of l tokens each, and so on; memory: see `attend`.
+        each row (known ones see known ones only); sizes: a list of (n, l): n clips of l tokens; memory: see `attend`.
         """
         f, y, x, h, w = coords.unbind(-1)
         walls = torch.stack([y, h - 1 - y, x, w - 1 - x], dim=-1)  # RoPE is relative, but where things bounce is not
@@ -420,8 +420,8 @@ class DiT(nn.Module):
         condition = self.embed_level(level) + self.embed_word(caption).sum(1)             # (R,D)
         rope = [part.to(z.dtype)[:, None]  # or bfloat16 queries and keys would come out as float32
                 for part in rope_angles(coords, z.shape[-1] // self.heads)]               # (L,1,head_dim/2) each
-        known = known.index_select(0, row).split([n * l for n, l in sizes])    # tokens see all of their clip, but
-        sees = [~part.view(n, 1, l, 1) | part.view(n, 1, 1, l) for part, (n, l) in zip(known, sizes)]  # known: known
+        known = known.index_select(0, row).split([n * l for n, l in sizes])    # (n·l,) each
+        sees = [~part.view(n, 1, l, 1) | part.view(n, 1, 1, l) for part, (n, l) in zip(known, sizes)]  # (n,1,l,l)
         for block in self.blocks:
             z = block(z, condition, row, rope, sees, memory)
         shift, scale = self.modulation(nnf.silu(condition)).index_select(0, row).chunk(2, dim=-1)

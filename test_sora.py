@@ -425,7 +425,7 @@ def test_remembered_frames_change_nothing(known):
 
 
 def test_known_frames_do_not_see_the_others():
-    """What is predicted for a known frame, or anything that depends on it alone, does not change with the others."""
+    """What is predicted for known frames does not change with the others; what is predicted for these does."""
     dit, x = lively(DiT(MINI, 10)), torch.randn(1, 4, 4, 4, 4)
     known, t, words = torch.tensor([[True, False, False, True]]), torch.rand(1, 4), torch.ones(1, 1).long()
     one, two = (dit(x + shift * ~known[:, None, :, None, None], t, words, None, known) for shift in (0, 1))
