@@ -1,6 +1,7 @@
 """What does each part of the training mix buy? One run without each, and what six uses of the mask are then like.
 
-Beside them, a smaller network, and one whose known frames look at the unknown ones too (BothWays).
+Beside them: a smaller and a larger network, one whose known frames look at the unknown ones too (BothWays), and one
+that has no anchors but twice the window, 32 frames with 16 of context (all it is measured on is then twice as long).
 
     python -m data.mix
 
@@ -37,7 +38,7 @@ from sora import TIME, DiT, extend, fill, take
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OUT, RESULTS = Path("out/mix"), Path("data/results")
-LATE = (96, 984)  # where the stretches of long clips begin that are looked at
+LATE, LENGTH = (96, 984), 16  # where the stretches of long clips begin that are looked at, and how long they are
 RUNS = {(WHOLE := "the whole mix"): [],
         (NO_ANCHOR := "the whole mix, no anchor shown"): [],
         "no anchors": ["--anchors", 0],
@@ -45,6 +46,8 @@ RUNS = {(WHOLE := "the whole mix"): [],
         "few captions dropped": ["--caption-drop-known", 0.1],
         "no stills": ["--stills", 0],
         "half the width": ["--dim", 96, "--heads", 3],
+        "1.5 times the width": ["--dim", 288, "--heads", 9],
+        "no anchors, 32 frames": ["--anchors", 0, "--frames", 32, "--batch", 16],            # as many tokens a step
         "no known frames": ["--known", 0, "--caption-drop", 0.3],              # as many without a caption in all
         (BOTH_WAYS := "known see unknown"): []}
 
@@ -81,8 +84,8 @@ def uses(models, judge, n, seed, steps, anchor=True):
         cache, windows = {}, extend(dit, process, given, nothing, window, context, anchor, guidance=scale,
                                     history_guidance=scale, **common())
         parts = (vae.decode(latent, cache).clamp(-1, 1).cpu() for latent in chain([given], windows))
-        for start, clip in zip(late, stretches(parts, config.frames, late)):
-            name = f"frames {start + 1} to {start + config.frames}{', guided' * (scale > 1)}"
+        for start, clip in zip(late, stretches(parts, LENGTH, late)):
+            name = f"frames {start + 1} to {start + LENGTH}{', guided' * (scale > 1)}"
             table[name] = judge.measure(clip, caption)["legibility"]
     return table
 
