@@ -110,10 +110,10 @@ def check_flags(args):
 def plan(args, config, given, window, context, anchor):
     """What to make: (latent frames in all, video frames to drop at the start, video frames to show)."""
     known, back = sum(clip.shape[2] for clip in given), (window - 2 * max(context // 2, 1)) * TIME
-    if (args.connect or args.loop) and back < TIME:
-        raise InputError(f"--window {window * TIME}: expected at least {3 * TIME} frames, to know both ends")
     more = back if args.connect else 64 if args.extend or args.extend_backward else 0
     frames = args.frames or (config.frames - 3 if args.image else known + more if given else config.frames)
+    if window < (least := 3 if args.connect or args.loop else 2 if given or frames > TIME else 1):
+        raise InputError(f"--window {window * TIME}: expected at least {least * TIME} frames for this")
     if args.edit and frames > known or more and frames <= known:
         raise InputError(f"--frames {frames}: {known} frames are given; ask for {'as many' if args.edit else 'more'}")
     if args.loop and frames <= back:
@@ -190,7 +190,7 @@ def main(argv=None):
                                **sampling)
     caption = word_ids(args.prompt, words, args.n or 1, args.device)
     if not args.prompt:
-        sampling["guidance"] = args.history_guidance                           # there is no caption to guide towards
+        sampling["guidance"] = args.history_guidance                           # else `guided` computes one term twice
     elif not config.data and caption.shape[1] != config.digits:
         print(f"note: the captions of this model's training clips have {config.digits} words, yours {caption.shape[1]}")
     window, context, anchor = window_of(args, config)                          # in latent frames

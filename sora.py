@@ -2,7 +2,7 @@
 
     video (B,3|1,T,H,W) in [-1,1]
       └─ VideoVAE.encode ─► latent (B,C,F,h,w)       F = T/4, h = H/8, w = W/8     the video compression network
-           └─ patchify ─► tokens (B,L,C·p·p) with coordinates (f,y,x)              spacetime patches
+           └─ patchify ─► tokens (B,l,C·p·p) with coordinates (f,y,x)              spacetime patches
                 └─ DiT: a set of tokens in, a prediction for each out; they know where they stand, how noisy they are
            ◄─ unpatchify
       ◄─ VideoVAE.decode
@@ -14,7 +14,7 @@ One letter an axis:
     p patch size    L tokens of a sequence, l of one clip    D width of the transformer
     words: word ids of a caption, padded with 0
     R rows: a row is one latent frame of one clip, the tokens that share a noise level and a caption
-    t noise level, s the next lower, N the last: in the units of the process; the network is told t / N, in [0,1]
+    t noise level, s the next lower, N the last: in the units of the process; the network's t is t / N, in [0,1]
 
 Papers: VAE (Kingma & Welling 2013), Transformer (Vaswani et al. 2017), DDPM (Ho et al. 2020), DDIM (Song et al. 2020),
 improved DDPM (Nichol & Dhariwal 2021), RoPE (Su et al. 2021), classifier-free guidance (Ho & Salimans 2022), latent
@@ -68,7 +68,7 @@ class Config:
     vae_width: int = _opt(64, "channels at 1/4 of the resolution, twice as many at 1/8")
     vae_depth: int = _opt(1, "residual blocks a resolution")
     vae_kl: float = _opt(1e-4, "weight of the KL term against the squared error")
-    vae_steps: int = _opt(5000, "training steps of the VAE (0 with --init: it stays as it is)")
+    vae_steps: int = _opt(5000, "training steps of the VAE (0, with --init only: it stays as it is)")
     vae_batch: int = _opt(8, "clips in a step of the VAE")
     vae_muon: float = _opt(4e-3, "learning rate of the VAE's kernels (Muon; 0: AdamW instead)")
     vae_lr: float = _opt(2e-3, "learning rate of the rest of the VAE (AdamW)")
@@ -79,7 +79,7 @@ class Config:
     heads: int = _opt(6, "attention heads; dim / heads is even and at least 8")
     known: float = _opt(0.5, "share of clips trained with some of their latent frames known")
     anchors: float = _opt(0.5, "share of known first and last latent frames that come from earlier or later")
-    reach: int = _opt(96, "how much earlier or later at most, in video frames, a multiple of 4; half of it is told")
+    reach: int = _opt(96, "how far away at most, in video frames, a multiple of 4; more than half is told as half")
     stills: float = _opt(0.25, "share of known first latent frames that are a still")
     forcing: float = _opt(0.25, "share of clips whose known latent frames have noise levels of their own")
     steps: int = _opt(2600, "training steps of the transformer")
@@ -101,7 +101,7 @@ class Config:
     save_every: int = _opt(500, "steps between two checkpoints and previews")
 
     @property
-    def far(self):  # in latent frames: how many seem to lie between an anchor and its clip, if it is farther away
+    def far(self):  # in latent frames, half of `reach`: what the network is told of anchors that are as far, or farther
         return (self.reach // TIME + 1) // 2
 
 
@@ -254,7 +254,7 @@ def unpatchify(tokens, p, F, h, w):
 
 
 def grid_coords(F, h, w, device=None):
-    """Coordinates (F·h·w, 5) of a grid of h x w patches, in the order of `patchify`: f, y, x, and the canvas h, w."""
+    """Coordinates (F·h·w, 5) of F times h x w patches, in the order of `patchify`: f, y, x, and the canvas h, w."""
     axes = [torch.arange(n, dtype=torch.float32, device=device) for n in (F, h, w)]
     f, y, x = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
     return torch.stack([f, y, x, torch.full_like(f, h), torch.full_like(f, w)], dim=-1)
@@ -295,7 +295,7 @@ def rotate(x, cos, sin):
 # Tests: tokens_are_a_set, packed_clips_do_not_see_each_other, remembered_frames_change_nothing.
 
 def norm(x):
-    """LayerNorm over the last axis. The modulation scales it; queries and keys keep their length: bounded logits."""
+    """LayerNorm over the last axis. The modulation scales it; queries and keys get one length: bounded logits."""
     return nnf.layer_norm(x, x.shape[-1:])
 
 
@@ -319,18 +319,18 @@ class DiTBlock(nn.Module):
     def attend(self, x, rope, sees, memory):
         """Multi-head self-attention among the tokens of each clip; queries and keys normalised (as in ViT-22B), turned.
 
-        sees: for every n clips of the same l tokens, which go through it together, (n,1,l,l): does token i see token j?
-        memory: a dict. Empty, it keeps what is seen now; later calls see that, too (clips of one size; no sees).
+        sees: for each group of n clips of l tokens, which go through it together, (n,1,l,l): does token i see token j?
+        memory: a dict for one group. The first call keeps its keys and values there; later ones see them, too.
         """
         q, k, v = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)                   # (L,heads,head_dim) each
         q, k = rotate(norm(q), *rope), rotate(norm(k), *rope)
-        out, lengths = [], [mask[:, 0, 0].numel() for mask in sees]
-        for mask, *group in zip(sees, q.split(lengths), k.split(lengths), v.split(lengths)):
+        out, lengths = [], [mask.shape[0] * mask.shape[-1] for mask in sees]
+        for mask, *group in zip(sees, *(part.split(lengths) for part in (q, k, v))):
             q, k, v = (part.view(len(mask), -1, *part.shape[1:]).transpose(1, 2) for part in group)  # (n,heads,l,..)
             if memory is not None:
-                past = memory.setdefault(self, (k, v))
-                k, v = (k, v) if past[0] is k else map(torch.cat, zip(past, (k, v)), (2, 2))
-                mask = None                                                    # all see all
+                mask, past = None, memory.setdefault(self, (k, v))             # all see all
+                if past[0] is not k:                                           # a later call
+                    k, v = (torch.cat(pair, dim=2) for pair in zip(past, (k, v)))
             seen = nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             out.append(seen.transpose(1, 2).flatten(2).flatten(0, 1))                     # (n·l,D)
         return self.out(torch.cat(out))                                                   # (L,D)
@@ -373,7 +373,7 @@ class DiT(nn.Module):
         return self.packed([(x, t, caption, times, known)])[0]
 
     def remember(self, known, times):
-        """`forward` of (x, t, caption), to call while the known frames (F,), their t and the caption stay as they are:
+        """`forward` of (x, t, caption), to call while the known frames (F,), their t and the batch stay what they are:
         not looking at the others, they are computed at the first call only, keys and values. It predicts 0 for them."""
         old, new, memory = known.nonzero()[:, 0], (~known).nonzero()[:, 0], {}
 
@@ -430,7 +430,7 @@ class DiT(nn.Module):
 
 # ------------------------------------------------------------------------------------------------------------------
 # 5. DDPM. Levels t are integers 0..N, one per latent frame, (B,F); alpha_bar[0] = 1: level 0 is the data itself.
-# Every sampler steps from levels t to lower levels s and copies frames whose two levels are equal.
+# Every sampler steps from levels t to lower levels s; what it makes of known frames (t = s) is not used.
 # Tests: q_sample_has_the_stated_mean_and_variance, posterior_follows_from_bayes_rule,
 # ancestral_follows_the_gaussian_recursion, deterministic_samplers_converge_at_their_order.
 
@@ -492,27 +492,26 @@ class DDPM:
             return alpha * x - sigma * out, sigma * x + alpha * out
         if self.prediction == "eps":  # alpha is 5e-5 at t = N and would blow up any error: latents have deviation 1
             return ((x - sigma * out) / alpha).clamp(-5, 5), out
-        return out, (x - alpha * out) / sigma.clamp(min=1e-8)
+        return out, (x - alpha * out) / sigma
 
     def posterior(self, x0, x, t, s):
         """Mean and variance of q(x_s | x_t, x0), s <= t (DDPM eq. 6 and 7, which is s = t - 1)."""
         bar_t, bar_s = per_frame(self.alpha_bar[t], x), per_frame(self.alpha_bar[s], x)
         beta = 1 - bar_t / bar_s                                               # of the whole way from s to t
-        total = (1 - bar_t).clamp(min=1e-12)                                   # t = 0 only where the frame is copied
-        mean = bar_s.sqrt() * beta / total * x0 + (bar_t / bar_s).sqrt() * (1 - bar_s) / total * x
-        return mean, beta * (1 - bar_s) / total
+        mean = bar_s.sqrt() * beta / (1 - bar_t) * x0 + (bar_t / bar_s).sqrt() * (1 - bar_s) / (1 - bar_t) * x
+        return mean, beta * (1 - bar_s) / (1 - bar_t)
 
     def ancestral(self, model, x, t, s, caption, generator=None):
         """DDPM algorithm 2 with the smaller variance of section 3.2, from t to any s < t at once: draw x_s from the
         posterior, the predicted x0 in place of the true one."""
         x0, _ = self.predict(model, x, t, caption)
         mean, variance = self.posterior(x0, x, t, s)                           # at s = 0 the variance is 0: no noise
-        return torch.where(per_frame(t == s, x), x, mean + variance.sqrt() * gauss(x, generator))
+        return mean + variance.sqrt() * gauss(x, generator)
 
     def ddim(self, model, x, t, s, caption, generator=None):
         """DDIM eq. 12 with eta 0: keep the predicted noise, only less of it. Deterministic."""
         x0, eps = self.predict(model, x, t, caption)
-        return torch.where(per_frame(t == s, x), x, self.q_sample(x0, s, eps))
+        return self.q_sample(x0, s, eps)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -547,7 +546,7 @@ class SiT:
 
     def euler(self, model, x, t, s, caption, generator=None):
         """One step along the velocity at the start. Error of order 1."""
-        return x + per_frame(s - t, x) * model(x, t, caption)                  # where s = t this adds exactly 0
+        return x + per_frame(s - t, x) * model(x, t, caption)
 
     def heun(self, model, x, t, s, caption, generator=None):
         """The mean of the velocities at both ends. Error of order 2."""
@@ -570,20 +569,21 @@ def draw_windows(config, B, F, generator=None):
     """Draws what to show in B training clips of F latent frames: so every use in sections 8 and 9 is practised.
 
     In a share `config.known` 1 to F-1 latent frames are known: at the start, at the end, or, if there are two, at both.
-    A known first or last one may be an anchor, from up to `config.reach` video frames before or after its place, but
-    seems at most half as far away (`config.far`). A known first one may be a still, one frame four times; images are.
+    A known first or last one may be an anchor, from up to `config.reach` video frames before or after its place; more
+    than half of that (`config.far`) is told as half: "so far or farther", which holds at any distance. A known first
+    one may be a still, one frame four times; clips of one latent frame, images, always are.
     Returns, on the CPU, (known (B,F) bool, times (B,F): where in time each latent frame stands, usually 0..F-1,
     frames (B,4F): the video frames that they are made of, counted like times but in video frames).
     """
     draw = lambda low, high, n=1: torch.randint(low, high, (B, n), generator=generator)
     chance = lambda share, n=1: torch.rand(B, n, generator=generator) < share
     index, kind = torch.arange(F), draw(0, 3)                                  # kind 0: start, 1: end, 2: both
-    n = draw(1, F) * chance(config.known) if F > 1 else 0 * kind               # (B,1): how many are known
+    n = draw(min(1, F - 1), F) * chance(config.known)                          # (B,1): how many are known
     split = ((n - 1) * torch.rand(B, 1, generator=generator)).ceil().long()    # of both, 1..n-1 at the start
     start = torch.where(kind == 2, split, n * (kind == 0))
     known = (index < start) | (index >= F - n + start)                         # (B,F)
     outward = (index == F - 1).long() - (index == 0).long()                    # (F,): -1 the first, 1 the last
-    anchor = known & (outward != 0) & chance(config.anchors if config.reach else 0, F)
+    anchor = known & chance(config.anchors if config.reach else 0, F)
     gap = outward * anchor * draw(1, max(config.reach // TIME, 1) + 1, F)
     times = index + gap.clamp(-config.far, config.far)
     frames = TIME * (index + gap)[..., None] + torch.arange(TIME)              # (B,F,4)
@@ -645,7 +645,7 @@ def guided(model, known, noise, scale, history):
 
         out = model() + history * (model(known) - model()) + scale * (model(known, caption) - model(known))
 
-    where model() is told neither: it sees `noise` at t = 1 in the place of the known frames. With history = 1 this is
+    where model() is told neither: it sees `noise` alone (t / N = 1) where frames are known. With history = 1 this is
     classifier-free guidance (Ho & Salimans, eq. 6; scale is 1 + their w), without a caption the history guidance of
     Song et al. 2025. They guide eps; v, x0 and the velocity are linear in it at a given x_t. All channels are guided.
     """
@@ -677,17 +677,17 @@ def generate(model, process, latent, known, caption, times=None, steps=50, guida
     elif times is not None:
         model = lambda x, t, caption, plain=model: plain(x, t, caption, times.expand(t.shape))
     known = known.expand(latent.shape[0], latent.shape[2])
-    known_level = process.level_of(context_noise) * known                              # (B,F)
+    known_level, held = process.level_of(context_noise) * known, per_frame(known, latent)  # (B,F) and (B,1,F,1,1)
     levels = process.schedule(max(round(strength * steps), 1), latent.device)
     levels = (strength * levels).to(levels.dtype)
     noise = gauss(latent, generator)
     x = noise if strength == 1 else process.q_sample(latent, levels[:1].expand_as(known), noise)
-    x = torch.where(per_frame(known, latent), process.q_sample(latent, known_level, noise), x)
+    x = torch.where(held, process.q_sample(latent, known_level, noise), x)
     led = guided(model, known, noise, guidance, history_guidance)
     step = getattr(process, sampler or process.samplers[0])
-    for t, s in pairwise(levels):
-        x = step(led, x, torch.where(known, known_level, t), torch.where(known, known_level, s), caption, generator)
-    return torch.where(per_frame(known, latent), latent, x)
+    for t, s in pairwise(torch.where(known, known_level, t) for t in levels):
+        x = torch.where(held, x, step(led, x, t, s, caption, generator))
+    return torch.where(held, latent, x)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -708,14 +708,14 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
 
     past (B,C,F,h,w): the latent frames so far, F may be 0; window: latent frames sampled jointly, of which up to
     `context` are the newest of the past; sampling: passed on to `generate`;
-    anchor: the first latent frame of all stays in every window, to remember by; where it was, or as if this many lay
-    between it and the context if that was farther (trained: the config's `far`). 0: windows do without it;
+    anchor: the first latent frame of all stays in every window, to remember by, and the network is told how many lie
+    between it and the context, `anchor` if more do (trained: the config's `far`). 0: windows do without it;
     backward: `past` is what comes after, and what is before it is yielded, the nearest frames first;
     draft (B,C,F',h,w), forward only: the new frames start from these, if `strength` is below 1, and end where they end.
     """
-    if not 0 < context < window - bool(anchor):
-        raise InputError(f"context of {context} latent frames{' and an anchor' * bool(anchor)}: expected at least "
-                         f"1, and fewer than the {window} of the window in all")
+    if not 0 <= context < window - bool(anchor):
+        raise InputError(f"context of {context} latent frames{' and an anchor' * bool(anchor)}: expected fewer in all "
+                         f"than the {window} of the window")
     past, direction = (past.flip(2), -1) if backward else (past, 1)            # the newest last, and times run down
     length, first, nothing = past.shape[2], past[:, :, :1], past[:, :, :0]
     while draft is None or draft.shape[2]:

@@ -951,6 +951,18 @@ def test_sample_writes_what_was_asked_for(trained, tmp_path, name, args, shape):
     assert video.shape == shape and (tmp_path / name).with_suffix(".png").exists()
 
 
+def test_an_image_can_be_a_window_of_its_own(trained, clip, tmp_path, monkeypatch):
+    """--window 4: one latent frame is denoised by itself, as images are in training; else a whole window."""
+    seen, plain = [], sora.generate
+    monkeypatch.setattr(sora, "generate", lambda *args, **more: seen.append(args[2].shape[2]) or plain(*args, **more))
+    for window in ([], ["--window", "4"]):
+        call(sample.main, "--ckpt", trained / "sora.pt", "--frames", 1, *window, "--out", tmp_path / "a.npy")
+        assert np.load(tmp_path / "a.npy").shape == (1, 32, 32, 3)
+    assert seen == [4, 1]
+    assert "at least 8" in complaint(sample.main, "--ckpt", trained / "sora.pt", "--window", 4, "--extend", clip,
+                                     "--out", tmp_path / "a.npy")
+
+
 def test_score_writes_its_tables(trained, capsys):
     call(sample.main, "--ckpt", trained / "sora.pt", "--score", "--n", 4)
     printed = capsys.readouterr().out
@@ -1313,11 +1325,12 @@ def test_both_ways_known_frames_look_at_the_others():
 
 def test_shipped_weights_are_those_of_the_checkpoint(trained, tmp_path):
     """Half the size or less, without optimizers; they sample (nearly) the same, and training can start from them."""
-    call(ship.main, trained / "sora.pt", "--out", small := tmp_path / "small.pt")
+    call(ship.main, trained / "sora.pt", "--out", small := tmp_path / "sora.pt")
     assert small.stat().st_size < 0.4 * (trained / "sora.pt").stat().st_size
     whole, half = (cli.load_models(path)[2] for path in (trained / "sora.pt", small))
     for a, b in zip(whole.parameters(), half.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+    assert "--init" in complaint(train.main, "--resume", "--out", tmp_path)
     run = train.start(train.parse(["--init", str(small), "--vae-steps", "0", "--out", str(tmp_path / "run")]))
     assert run.stage == 1 and all(map(torch.equal, run.dit.parameters(), half.parameters()))
 

@@ -21,7 +21,7 @@ from numpy.random import SeedSequence
 from tqdm import tqdm
 
 from data import clips, score
-from data.cli import autocast, check, load_weights, run_script, use_device
+from data.cli import autocast, check, load_run, load_weights, run_script, use_device
 from data.loader import load_mix
 from sora import (PRESETS, TIME, Config, DiT, InputError, VideoVAE, diffusion_loss, draw_windows, load_checkpoint,
                   make_optimizers, make_process, save_checkpoint)
@@ -67,7 +67,7 @@ def start(args):
     if own.exists() and not (args.resume or args.overwrite):
         raise InputError(f"{own} exists: go on with --resume, choose another --out, or lose it with --overwrite")
     source = own if args.resume else args.init or args.vae
-    saved = load_checkpoint(source, args.device) if source else None
+    saved = (load_run if args.resume else load_checkpoint)(source, args.device) if source else None
     given = {f.name: getattr(args, f.name) for f in fields(Config) if getattr(args, f.name) is not None}
     old = saved["config"] if saved else None
     if args.preset and (args.resume or args.init):

@@ -53,6 +53,14 @@ def load_weights(net, weights, path):
                          "and the version of sora.py it was trained with") from None
 
 
+def load_run(path, device="cpu"):
+    """A checkpoint to resume: InputError if it can only be sampled from or, with --init, be started from."""
+    state = load_checkpoint(path, device)
+    if "optimizers" not in state:
+        raise InputError(f"{path}: has no optimizers to go on with; start from its weights with --init")
+    return state
+
+
 def load_models(path, device="cpu"):
     """From a checkpoint, ready to sample: (config, vae, dit with averaged weights, process, words)."""
     state = load_checkpoint(path, device)
@@ -70,10 +78,11 @@ def window_of(args, config):
     """--window, --context and --anchor in latent frames, rounded up: (window, context, anchor as in `extend`)."""
     window = -(-(args.window or config.frames) // TIME)
     practised = args.anchor and config.known and config.anchors and config.reach
-    context = -(-args.context // TIME) if args.context else max((window - 1) // 2 if practised else window // 2, 1)
-    if not 0 < context < window:
+    usual = min(max((window - 1) // 2 if practised else window // 2, 1), window - 1)
+    context = -(-args.context // TIME) if args.context else usual
+    if not 0 <= context < window:
         raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least {TIME}"
-                         f" frames of context and {TIME} new ones")
+                         " new ones")
     return window, context, config.far if practised and context + 1 < window else 0
 
 

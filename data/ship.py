@@ -1,13 +1,13 @@
 """Makes the weights that come with the project from a checkpoint: what sampling needs, in half precision.
 
-    python -m data.ship out/long/sora.pt
+    python -m data.ship out/long/sora.pt --out data/tiny.pt
 
-sample.py takes them if there is no out/sora.pt; `train.py --init data/tiny.pt` goes on from them.
+sample.py takes these if there is no out/sora.pt; `train.py --init data/tiny.pt` goes on from them.
 """
 import argparse
 from dataclasses import asdict
 
-from data.cli import SHIPPED, run_script
+from data.cli import run_script
 from sora import InputError, load_checkpoint, save_checkpoint
 
 
@@ -15,7 +15,7 @@ def main(argv=None):
     """Averaged weights only, once, as float16."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ckpt", help="whose averaged weights to take")
-    parser.add_argument("--out", default=str(SHIPPED), help="(data/tiny.pt)")
+    parser.add_argument("--out", default="out/ship.pt", help="(out/ship.pt)")
     args = parser.parse_args(argv)
     state = load_checkpoint(args.ckpt)
     if state["stage"] == 0:
