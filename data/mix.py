@@ -115,9 +115,10 @@ def main(argv=None):
             models = load_models(trained(folder, flags, args.train_steps), DEVICE)
             with autocast(DEVICE):
                 numbers = uses(models, Judge(models[0]), args.n, args.seed, args.steps, name != NO_ANCHOR)
-        show(name, {"": numbers})
-        rows = [row for row in rows if row[0] != name]
-        rows += [[name, use, *(f"{x:.5g}" for x in cell)] for use, cell in numbers.items()]
+        label = f"{name}, seed {args.seed}" if args.seed else name
+        show(label, {"": numbers})
+        rows = [row for row in rows if row[0] != label]
+        rows += [[label, use, *(f"{x:.5g}" for x in cell)] for use, cell in numbers.items()]
         with table.open("w", newline="") as file:
             csv.writer(file).writerows([["trained with", "use", "value", "low", "high"], *rows])
 
