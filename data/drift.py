@@ -4,7 +4,7 @@
 
 makes 128 clips of 1,000 frames, twice: with the caption throughout, and with the caption for the first window only.
 `--arms factors` drops the caption too, once with the settings of the command line and then with one of them changed at
-a time (FACTORS).
+a time (those of ARMS that do change one).
 
 Writes a .csv and, beside it, a plot of it (.png). Each stretch of a training clip's length is measured as a clip of its
 own (see score.py), and by its handwriting (one digit): `own` is the distance to the clip's first stretch, `other` that
@@ -30,13 +30,13 @@ from data.judge import Judge, readable, real_clips
 from data.score import show, through_vae
 from sora import SPACE, InputError, extend
 
-ARMS = {"caption throughout": {"captioned": True}, "caption for the first window": {}}           # changed settings
-FACTORS = {"caption for the first window": {},
-           "no anchor": {"anchor": 0}, "context of 8 frames": {"context": 2},
-           "history guidance 1": {"history_guidance": 1.0}, "history guidance 2": {"history_guidance": 2.0},
-           "history guidance 4": {"history_guidance": 4.0}, "context noise 0.02": {"context_noise": 0.02},
-           "context noise 0.1": {"context_noise": 0.1}, "context noise 0.3": {"context_noise": 0.3},
-           "16 steps": {"steps": 16}}
+ARMS = {"caption throughout": {"captioned": True}, "caption for the first window": {},           # changed settings
+        "no anchor": {"anchor": 0}, "context of 8 frames": {"context": 2},
+        "history guidance 1": {"history_guidance": 1.0}, "history guidance 2": {"history_guidance": 2.0},
+        "history guidance 4": {"history_guidance": 4.0}, "context noise 0.02": {"context_noise": 0.02},
+        "context noise 0.1": {"context_noise": 0.1}, "context noise 0.3": {"context_noise": 0.3},
+        "16 steps": {"steps": 16}}
+FACTORS = list(ARMS)[1:]
 
 
 def partner(caption):
@@ -130,7 +130,7 @@ def parse(argv):
     add("--label", default="", help="to put before the names of the arms")
     add("--n", type=int, default=128, help="clips (128)")
     add("--frames", type=int, default=1000, help="frames of each (1000)")
-    add("--arms", nargs="+", choices=[*ARMS, "factors"], default=[*ARMS], help="(the first two)")
+    add("--arms", nargs="+", choices=[*ARMS, "factors"], default=list(ARMS)[:2], help="(the first two)")
     add("--seed", type=int, default=0)
     add("--window", type=int, help="video frames sampled jointly (as in training)")
     add("--context", type=int, help="video frames of the past that a window sees (up to half of it)")
@@ -165,15 +165,14 @@ def main(argv=None):
     settings = dict(window=window, context=context, anchor=anchor, steps=args.steps or config.sample_steps,
                     sampler=args.sampler, context_noise=args.context_noise, history_guidance=args.history_guidance,
                     guidance=config.guidance if args.guidance is None else args.guidance)
-    changes = {arm: ARMS[arm] for arm in args.arms if arm in ARMS} | (FACTORS if "factors" in args.arms else {})
-    changes = {arm: change for arm, change in changes.items() if not change or settings | change != settings}
+    changed = [arm for arm in FACTORS if not ARMS[arm] or settings | ARMS[arm] != settings]
     append = args.append and Path(args.out).exists()
     with autocast(args.device), Path(args.out).open("a" if append else "w", newline="") as file:
         judge, writer, last = Judge(config), csv.writer(file), {}
         if not append:
             writer.writerow(["clips", "first_frame", "metric", "value", "low", "high"])
-        arms = [drift(judge, models, args.n, args.frames, args.seed, f"{args.label}{arm}", settings | change)
-                for arm, change in changes.items()]
+        arms = [drift(judge, models, args.n, args.frames, args.seed, f"{args.label}{arm}", settings | ARMS[arm])
+                for name in args.arms for arm in (changed if name == "factors" else [name])]
         total = 2 + len(arms) * len(starts(args.frames, config.frames))
         real = [] if append else references(judge, vae, args.n, args.seed)
         for name, first, table in tqdm(chain(real, *arms), total=total):
