@@ -73,7 +73,7 @@ def word_ids(prompt, words, n, device):
 
 def score_path(ckpt):
     """Where --score writes: beside the checkpoint, in out/ for the weights that come along."""
-    return (Path("out/tiny.pt") if ckpt == str(SHIPPED) else Path(ckpt)).with_suffix(".score.json")
+    return (Path("out/tiny.pt") if Path(ckpt).resolve() == SHIPPED else Path(ckpt)).with_suffix(".score.json")
 
 
 def given_names(args):

@@ -1338,6 +1338,8 @@ def test_the_weights_that_come_along_draw_what_they_are_asked_for(monkeypatch, t
     """Without a checkpoint of one's own sample.py takes them; ten digits, eight steps: nearly all frames are read."""
     monkeypatch.chdir(tmp_path)
     assert sample.parse([]).ckpt == str(cli.SHIPPED)
+    assert {sample.score_path(name) for name in (str(cli.SHIPPED), os.path.relpath(cli.SHIPPED))} == {
+        Path("out/tiny.score.json")}
     config, vae, dit, process, words = cli.load_models(cli.SHIPPED)
     caption = torch.arange(1, 11)[:, None].repeat(2, 1)
     with cli.autocast("cpu"):
