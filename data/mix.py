@@ -1,6 +1,6 @@
 """What does each part of the training mix buy? One run without each, and what six uses of the mask are then like.
 
-Beside them: a smaller and a larger network, one whose known frames look at the unknown ones too (BothWays), and one
+Beside them: a smaller network, one whose known frames look at the unknown ones too (BothWays), and one
 that has no anchors but twice the window, 32 frames with 16 of context (all it is measured on is then twice as long).
 
     python -m data.mix
@@ -15,7 +15,7 @@ over clips; all but `text` begin with held-out clips and have no caption, so wha
   and one latent frame of context if the model has practised anchors, else with two of context. "No anchor shown" is
   the model of the whole mix, sampled as those are that have not.
 What is left out of the mix leaves its share to the rest of it. Training goes on where it was stopped, in out/mix
-(delete it to start over, and when --ckpt is another one); the table goes to data/results/mix.csv.
+(delete it to start over, and when --ckpt is another one); the table that is in data/results/mix.csv is added to.
 """
 import argparse
 import csv
@@ -46,7 +46,6 @@ RUNS = {(WHOLE := "the whole mix"): [],
         "few captions dropped": ["--caption-drop-known", 0.1],
         "no stills": ["--stills", 0],
         "half the width": ["--dim", 96, "--heads", 3],
-        "1.5 times the width": ["--dim", 288, "--heads", 9],
         "no anchors, 32 frames": ["--anchors", 0, "--frames", 32, "--batch", 16],            # as many tokens a step
         "no known frames": ["--known", 0, "--caption-drop", 0.3],              # as many without a caption in all
         (BOTH_WAYS := "known see unknown"): []}
