@@ -1,7 +1,7 @@
 """What does each part of the training mix buy? One run without each, and what six uses of the mask are then like.
 
-Beside them: a smaller network, one whose known frames look at the unknown ones too (BothWays), and one
-that has no anchors but twice the window, 32 frames with 16 of context (all it is measured on is then twice as long).
+Beside them: a smaller network, one whose known frames look at the unknown ones too (BothWays), and one that has no
+anchors but twice the window, 32 frames with 16 of context (its clips, but for the stretches below, are twice as long).
 
     python -m data.mix
 
@@ -12,8 +12,8 @@ over clips; all but `text` begin with held-out clips and have no caption, so wha
 - middle: the first and last latent frame are given, squared error of what is between (see tasks.py);
 - backward: legibility of the window before a clip;
 - frames 97 to 112, and 985 to 1,000 (with history guidance 3 only): legibility of a clip that goes on, with an anchor
-  and one latent frame of context if the model has practised anchors, else with two of context. "No anchor shown" is
-  the model of the whole mix, sampled as those are that have not.
+  and one latent frame of context if the model has practised anchors, else with half a window. "No anchor shown" is the
+  model of the whole mix, sampled as those are that have not.
 What is left out of the mix leaves its share to the rest of it. Training goes on where it was stopped, in out/mix
 (delete it to start over, and when --ckpt is another one); the table that is in data/results/mix.csv is added to.
 """
