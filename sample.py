@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from data import clips, score
-from data.cli import SHIPPED, autocast, default_ckpt, load_models, run_script, use_device, window_of
+from data.clips import files as clips
+from data.evaluation import score
+from data.runtime.cli import SHIPPED, autocast, default_ckpt, load_models, run_script, use_device, window_of
 from sora import SPACE, TIME, InputError, connect, extend, loop, take
 
 

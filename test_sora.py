@@ -25,10 +25,21 @@ import torch
 import sample
 import sora
 import train
-from data import cli, clips, drift, loader, metrics, mix, packing, plots, score, ship, study, tasks
-from data.judge import Judge, real_clips
-from data.loader import load_data, load_mix
-from data.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
+from data.runtime import cli
+from data.clips import files as clips
+from data.evaluation import long_video as drift
+from data.clips import folder as loader
+from data.evaluation import metrics
+from data.studies import mix
+from data.studies import packing
+from data.studies import plots
+from data.evaluation import score
+from data.weights import ship
+from data.studies import study
+from data.evaluation import ends as tasks
+from data.evaluation.judge import Judge, real_clips
+from data.clips.folder import load_data, load_mix
+from data.clips.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
 from sora import (DDPM, TIME, Config, DiT, InputError, SiT, VideoVAE, diffusion_loss, draw_windows, extend, generate,
                   grid_coords, guided, load_checkpoint, patchify, rope_angles, rotate, save_checkpoint, take,
                   unpatchify)

@@ -20,9 +20,10 @@ import torch.nn.functional as nnf
 from numpy.random import SeedSequence
 from tqdm import tqdm
 
-from data import clips, score
-from data.cli import autocast, check, load_run, load_weights, run_script, use_device
-from data.loader import load_mix
+from data.clips import files as clips
+from data.evaluation import score
+from data.runtime.cli import autocast, check, load_run, load_weights, run_script, use_device
+from data.clips.folder import load_mix
 from sora import (PRESETS, TIME, Config, DiT, InputError, VideoVAE, diffusion_loss, draw_windows, load_checkpoint,
                   make_optimizers, make_process, save_checkpoint)
 

@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as nnf
 from tqdm import tqdm
 
-from data.cli import check_words
-from data.clips import grid, write_clip, write_still
-from data.judge import Judge, readable, real_clips
-from data.metrics import change, interval, psnr, squared_error, ssim
-from data.loader import load_data
+from data.runtime.cli import check_words
+from data.clips.files import grid, write_clip, write_still
+from data.evaluation.judge import Judge, readable, real_clips
+from data.evaluation.metrics import change, interval, psnr, squared_error, ssim
+from data.clips.folder import load_data
 from sora import SPACE, TIME, InputError, diffusion_loss, draw_windows, extend, generate
 
 

@@ -3,7 +3,7 @@
 Beside them: a smaller network, one whose known frames look at the unknown ones too (BothWays), and one that has no
 anchors but twice the window, 32 frames with 16 of context (its clips, but for the stretches below, are twice as long).
 
-    python -m data.mix
+    python -m data.studies.mix
 
 All share the VAE of --ckpt, the seed and the number of steps. n clips for each number, with 95 % bootstrap intervals
 over clips; all but `text` begin with held-out clips and have no caption, so what goes on must be seen in them:
@@ -27,17 +27,17 @@ from unittest.mock import patch
 import torch
 
 import train
-from data import cli
-from data.cli import autocast, load_models, run_script, tune_cpu, window_of
-from data.drift import stretches
-from data.judge import Judge, real_clips
-from data.score import sample_clips, show
-from data.study import trained
-from data.tasks import middles
+from data.runtime import cli
+from data.runtime.cli import autocast, load_models, run_script, tune_cpu, window_of
+from data.evaluation.long_video import stretches
+from data.evaluation.judge import Judge, real_clips
+from data.evaluation.score import sample_clips, show
+from data.studies.study import trained
+from data.evaluation.ends import middles
 from sora import TIME, DiT, extend, fill, take
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-OUT, RESULTS = Path("out/mix"), Path("data/results")
+OUT, RESULTS = Path("out/mix"), Path("data/studies/tables")
 LATE, LENGTH = (96, 984), 16  # where the stretches of long clips begin that are looked at, and how long they are
 RUNS = {(WHOLE := "the whole mix"): [],
         (NO_ANCHOR := "the whole mix, no anchor shown"): [],

@@ -86,7 +86,7 @@ def window_of(args, config):
     return window, context, config.far if practised and context + 1 < window else 0
 
 
-SHIPPED = Path(__file__).resolve().parent / "tiny.pt"                          # made by data/ship.py
+SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "tiny.pt"                          # made by data/ship.py
 
 
 def default_ckpt():

@@ -3,8 +3,8 @@
 It is trained on the training digits only, at several canvas and digit sizes, with one or two digits (overlaps
 included), and shipped as referee.pt, so that scores compare across machines. To train it again:
 
-    python -m data.referee          trains, prints the accuracy on held-out digits, writes data/referee.pt
-    python -m data.referee --check  prints the accuracy of the shipped one
+    python -m data.evaluation.referee          trains, prints the accuracy on held-out digits, writes data/evaluation/referee.pt
+    python -m data.evaluation.referee --check  prints the accuracy of the shipped one
 """
 import argparse
 from pathlib import Path
@@ -14,8 +14,8 @@ import torch.nn as nn
 import torch.nn.functional as nnf
 from tqdm import tqdm
 
-from data.moving_mnist import MovingMNIST, load_digits
-from data.cli import tune_cpu
+from data.clips.moving_mnist import MovingMNIST, load_digits
+from data.runtime.cli import tune_cpu
 
 WEIGHTS = Path(__file__).with_name("referee.pt")
 SETTINGS = [dict(canvas=(32, 32), digit_size=20, n_digits=1), dict(canvas=(32, 32), digit_size=20, n_digits=2),

@@ -1,8 +1,8 @@
 """What tokens with coordinates make possible, measured: packing clips of many shapes, and dropping tokens.
 
-    python -m data.packing speed       tokens a second: clips of six shapes in one sequence, against equal clips
-    python -m data.packing framing     a model trained on six shapes against one trained on square crops of them
-    python -m data.packing dropping    how good a model gets in equal time if training drops a share of the tokens
+    python -m data.studies.packing speed       tokens a second: clips of six shapes in one sequence, against equal clips
+    python -m data.studies.packing framing     a model trained on six shapes against one trained on square crops of them
+    python -m data.studies.packing dropping    how good a model gets in equal time if training drops a share of the tokens
 
 All take the VAE of --ckpt (the preset `tiny`, trained on 32x32). Training goes on where it was stopped, in out/packing
 (delete it to start over); tables and pictures go to data/results. framing has one seed, dropping those in SEEDS.
@@ -19,18 +19,18 @@ from unittest.mock import patch
 import torch
 
 import train
-from data import loader
-from data.bench import step_times
-from data.cli import autocast, load_models, run_script, tune_cpu
-from data.clips import write_clip
-from data.judge import Judge, real_clips
-from data.metrics import ink_of, interval
-from data.score import clip_loss, sample_clips, show
-from data.study import trained
+from data.clips import folder as loader
+from data.studies.bench import step_times
+from data.runtime.cli import autocast, load_models, run_script, tune_cpu
+from data.clips.files import write_clip
+from data.evaluation.judge import Judge, real_clips
+from data.evaluation.metrics import ink_of, interval
+from data.evaluation.score import clip_loss, sample_clips, show
+from data.studies.study import trained
 from sora import PRESETS, SPACE, TIME, DiT
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-OUT, RESULTS = Path("out/packing"), Path("data/results")
+OUT, RESULTS = Path("out/packing"), Path("data/studies/tables")
 # as many tokens a step in both, 2,208; the shapes' shares of them are nearly the same
 NATIVE = "16x32x32:8 16x32x48:5 16x48x32:5 8x32x48:5 8x48x32:5 1x32x32:16"
 SQUARE = "16x32x32:8 16x32x48:7 16x48x32:8 8x32x48:8 8x48x32:7 1x32x32:16"      # cropped to 32x32

@@ -6,7 +6,7 @@ import numpy as np
 
 from sora import InputError
 
-RESULTS = Path(__file__).with_name("results")
+RESULTS = Path(__file__).with_name("tables")
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
 
 

@@ -1,9 +1,9 @@
 """The comparisons that the README shows, one command each; a command that was interrupted goes on where it was.
 
-    python -m data.study process       DDPM (v, eps, x0) against SiT: same network, VAE, data and seeds
-    python -m data.study scaling       four widths x two patch sizes, against counted training FLOPs
-    python -m data.study compressor    a 3D against a per-frame VAE, and two sizes of the latent
-    python -m data.study digits        450, 150 and 50 different training digits a class
+    python -m data.studies.study process       DDPM (v, eps, x0) against SiT: same network, VAE, data and seeds
+    python -m data.studies.study scaling       four widths x two patch sizes, against counted training FLOPs
+    python -m data.studies.study compressor    a 3D against a per-frame VAE, and two sizes of the latent
+    python -m data.studies.study digits        450, 150 and 50 different training digits a class
 
 All share one VAE with 16 latent channels, which is trained first, but for those of the last two studies that need one
 of their own. (The preset has 8 channels since the third study.) Fewer training clips have known frames than in the
@@ -23,17 +23,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import train
-from data import cli, plots
-from data.cli import autocast, load_models, run_script, tune_cpu
-from data.clips import write_clip
-from data.frame_vae import FrameVAE
-from data.judge import Judge, real_clips
-from data.moving_mnist import IDX_FILES, load_digits
-from data.score import clip_loss, likeness, sample_clips, through_vae
+from data.runtime import cli
+from data.studies import plots
+from data.runtime.cli import autocast, load_models, run_script, tune_cpu
+from data.clips.files import write_clip
+from data.studies.frame_vae import FrameVAE
+from data.evaluation.judge import Judge, real_clips
+from data.clips.moving_mnist import IDX_FILES, load_digits
+from data.evaluation.score import clip_loss, likeness, sample_clips, through_vae
 from sora import (PRESETS, SPACE, TIME, InputError, VideoVAE, load_checkpoint)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-OUT, RESULTS = Path("out/study"), Path("data/results")
+OUT, RESULTS = Path("out/study"), Path("data/studies/tables")
 MARKS = (150, 300, 600)                                                        # steps at which a run is looked at
 VAE = ["--latent-channels", 16, "--vae-steps", 4000]
 MIX = "--known 0.375 --anchors 0 --stills 0 --forcing 0 --caption-drop-known 0.1".split()  # no practice for long video

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.cli import check, check_words
-from data.clips import PICTURES, make_folder, read_frames, resize, to_float
-from data.moving_mnist import MovingMNIST, load_digits
+from data.runtime.cli import check, check_words
+from data.clips.files import PICTURES, make_folder, read_frames, resize, to_float
+from data.clips.moving_mnist import MovingMNIST, load_digits
 from sora import TIME, InputError
 
 VERSION = 2  # of the cache

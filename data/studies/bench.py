@@ -1,7 +1,7 @@
 """Where the time of a training step goes, and what two choices of kernel are worth; all measured in one run.
 
-    python -m data.bench                the preset tiny; takes the flags of train.py (--preset small, --batch 64 ...)
-    python -m data.bench --compile      and what compiling is worth
+    python -m data.studies.bench                the preset tiny; takes the flags of train.py (--preset small, --batch 64 ...)
+    python -m data.studies.bench --compile      and what compiling is worth
 """
 import sys
 import tempfile
@@ -12,7 +12,7 @@ import torch.nn.functional as nnf
 from tqdm import tqdm
 
 import train
-from data.cli import autocast, run_script, tune_cpu
+from data.runtime.cli import autocast, run_script, tune_cpu
 from sora import SPACE, TIME, draw_windows, generate
 
 

@@ -1,6 +1,6 @@
 """What becomes of long clips: legibility, handwriting and Frechet distance as functions of the frame number.
 
-    python -m data.drift --ckpt out/sora.pt
+    python -m data.evaluation.long_video --ckpt out/sora.pt
 
 makes 128 clips of 1,000 frames, twice: with the caption throughout, and with the caption for the first window only.
 `--arms factors` drops the caption too, once with the settings of the command line and then with one of them changed at
@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from data import plots
-from data.cli import autocast, default_ckpt, load_models, run_script, use_device, window_of
-from data.clips import make_folder
-from data.metrics import distance, interval, motion
-from data.judge import Judge, readable, real_clips
-from data.score import show, through_vae
+from data.studies import plots
+from data.runtime.cli import autocast, default_ckpt, load_models, run_script, use_device, window_of
+from data.clips.files import make_folder
+from data.evaluation.metrics import distance, interval, motion
+from data.evaluation.judge import Judge, readable, real_clips
+from data.evaluation.score import show, through_vae
 from sora import SPACE, InputError, extend
 
 ARMS = {"caption throughout": {"captioned": True}, "caption for the first window": {},           # changed settings

@@ -2,11 +2,11 @@
 import torch
 import torch.nn.functional as nnf
 
-from data.clips import grid, write_still
-from data.metrics import EXACT, frechet, handwriting, ink_of, interval, motion, nearest, permanence
-from data.loader import load_data
-from data.moving_mnist import MovingMNIST, load_digits
-from data.referee import load_referee
+from data.clips.files import grid, write_still
+from data.evaluation.metrics import EXACT, frechet, handwriting, ink_of, interval, motion, nearest, permanence
+from data.clips.folder import load_data
+from data.clips.moving_mnist import MovingMNIST, load_digits
+from data.evaluation.referee import load_referee
 
 
 def readable(config):

@@ -1,13 +1,13 @@
 """Makes the weights that come with the project from a checkpoint: what sampling needs, in half precision.
 
-    python -m data.ship out/long/sora.pt --out data/tiny.pt
+    python -m data.weights.ship out/long/sora.pt --out data/weights/tiny.pt
 
-sample.py takes these if there is no out/sora.pt; `train.py --init data/tiny.pt` goes on from them.
+sample.py takes these if there is no out/sora.pt; `train.py --init data/weights/tiny.pt` goes on from them.
 """
 import argparse
 from dataclasses import asdict
 
-from data.cli import run_script
+from data.runtime.cli import run_script
 from sora import InputError, load_checkpoint, save_checkpoint
 
 

@@ -1,6 +1,6 @@
 """Are the ends met? Numbers for loops, for the middle of a clip, and for extension backward against forward.
 
-    python -m data.tasks --ckpt out/sora.pt
+    python -m data.evaluation.ends --ckpt out/sora.pt
 
 - loops: how much the last frame differs from the first, absolute difference averaged over pixels (`seam`), and how much
   that change differs from the changes before and after it (`seam, velocity`), each divided by the median of the same
@@ -18,10 +18,10 @@ from dataclasses import replace
 
 import torch
 
-from data.cli import autocast, default_ckpt, load_models, run_script, use_device, window_of
-from data.judge import Judge, readable, real_clips
-from data.metrics import interval, motion, squared_error
-from data.score import show
+from data.runtime.cli import autocast, default_ckpt, load_models, run_script, use_device, window_of
+from data.evaluation.judge import Judge, readable, real_clips
+from data.evaluation.metrics import interval, motion, squared_error
+from data.evaluation.score import show
 from sora import SPACE, TIME, InputError, extend, fill, loop, take
 
 
