@@ -1,647 +1,626 @@
-"""sora.py: a small Sora in one file: the video VAE, the diffusion transformer, diffusion, the loss and the samplers.
+"""sora.py: a small Sora (what is known of it) in one readable file, from pixels to long videos.
 
-    video (B,3|1,T,H,W) in [-1,1]
-      └─ VideoVAE.encode ─► latent (B,C,F,h,w)       F = T/4, h = H/8, w = W/8     the video compression network
-           └─ patchify ─► tokens (B,l,C·p·p) with coordinates (f,y,x)              spacetime patches
-                └─ DiT: a set of tokens in, a prediction for each out; they know where they stand, how noisy they are
-           ◄─ unpatchify
-      ◄─ VideoVAE.decode
-    DDPM or SiT say how noise is added and removed; `generate` fills unknown latent frames; `extend` goes on,
-    `connect` leads from one clip to another, `loop` back to its beginning.
+    video (B,channels,T,H,W) in [-1,1]
+      └─ VideoVAE.encode ──► latent (B,C,F,h,w)       F = T/4, h = H/8, w = W/8
+           └─ patchify ──► tokens (B,L,C·p·p)         L = F · h/p · w/p spacetime patches
+                └─ DiT: tokens in, a prediction for each token out. A token is conditioned on its
+                   position (f,y,x) and on the noise level and the caption of its latent frame.
+           ◄── unpatchify
+      ◄── VideoVAE.decode
 
-One letter an axis:
-    B batch      c video channels, C latent channels    T video frames, F latent frames    H,W pixels, h,w latent pixels
-    p patch size    L tokens of a sequence, l of one clip    D width of the transformer
-    words: word ids of a caption, padded with 0
-    R rows: a row is one latent frame of one clip, the tokens that share a noise level and a caption
-    t noise level, s the next lower, N the last: in the units of the process; the network's t is t / N, in [0,1]
+A diffusion process defines how noise is added to latents and how it is removed: DDPM, or SiT, which
+is flow matching. `generate` fills in the latent frames that are not known, all of them jointly. With
+it, `extend` continues a video, one window after another; `connect` and `loop` fill gaps.
 
-Papers: VAE (Kingma & Welling 2013), Transformer (Vaswani et al. 2017), DDPM (Ho et al. 2020), DDIM (Song et al. 2020),
-improved DDPM (Nichol & Dhariwal 2021), RoPE (Su et al. 2021), classifier-free guidance (Ho & Salimans 2022), latent
-diffusion (Rombach et al. 2022), SDEdit (Meng et al. 2022), v-prediction (Salimans & Ho 2022), DiT (Peebles & Xie 2023),
-NaViT and ViT-22B (Dehghani et al. 2023), SiT (Ma et al. 2024; flow matching), diffusion forcing (Chen et al. 2024),
-GameNGen (Valevski et al. 2024), Muon (Jordan et al. 2024), Sora (OpenAI 2024), history guidance (Song et al. 2025).
-
-In a hurry? Read sections 4 (the transformer), 5 (diffusion) and 8 (`generate`).
+One letter for each axis:
+    B clips of a batch      T video frames      F latent frames, each made of 4 video frames
+    H,W height and width in pixels              h,w in latent pixels      rows, columns in patches
+    channels of a video: 1 grey or 3 RGB        C channels of a latent    L tokens of a clip
+    D width of the transformer                  p edge of a patch in latent pixels
+Noise levels: t is the present one, s the next lower one. They run from 0 (clean) to N (only noise),
+in the unit of the process; the network is given t / N, in [0,1]. Papers are cited where they are
+used; README.md has the list. test_sora.py has a section for each section here.
+In a hurry? Read sections 4 (the transformer), 5 (DDPM) and 8 (`generate`). A latent is a small video
+(B,C,F,h,w), normalised to mean 0 and standard deviation 1, and section 3 makes tokens of it.
 """
 import math
-import os
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as nnf  # F is the number of latent frames
 
-TIME, SPACE = 4, 8  # the VAE makes one latent frame of TIME video frames, one latent pixel of SPACE x SPACE pixels
+TIME, SPACE = 4, 8  # a latent pixel stands for 4 video frames of 8 x 8 pixels
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. One line that names it, what was expected and what to do."""
+    """What the user gave cannot be used: one line that says the value and what was expected."""
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# 1. Config. The settings of a run, in one flat place; train.py makes its command line from it.
+# --------------------------------------------------------------------------------------------------
+# 1. Config: what the networks and the diffusion process are. train.py adds what a run needs.
 
-_opt = lambda default, help: field(default=default, metadata={"help": help})
+def option(default, text):
+    """A field of a config; `text` becomes the help of its flag on the command line of train.py."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Config:
-    """The defaults are the preset `tiny`. Sizes in pixels and video frames; learning rates are peak values."""
-    # clips
-    height: int = _opt(32, "canvas height in pixels, a multiple of 8 x patch")
-    width: int = _opt(32, "canvas width in pixels, a multiple of 8 x patch")
-    frames: int = _opt(16, "video frames in a training clip, a multiple of 4, at least 8")
-    channels: int = _opt(1, "1 grey, 3 RGB")
-    shapes: str = _opt("", "FRAMESxHEIGHTxWIDTH:CLIPS ..., 1 frame an image: what a step packs instead of batch clips")
-    data: str = _opt("", "folder of clips to train on (see data/loader.py); left out: moving MNIST")
-    heldout: str = _opt("", "hold out the clips whose names contain one of these words; left out: every tenth")
-    stride: int = _opt(1, "keep every stride-th frame of the clips in the folder")
-    cache: str = _opt("", "folder to keep decoded clips in (left out: .cache in the folder of clips)")
-    mnist: str = _opt("", "folder of the four MNIST idx files to use instead of the 5,000 digits shipped")
-    rule: str = _opt("official", "motion of the digits: official (straight lines, mirrored) or stochastic")
-    digits: int = _opt(1, "digits in a clip")
-    digit_size: int = _opt(20, "edge of a digit in pixels")
-    # video VAE
-    latent_channels: int = _opt(8, "channels of a latent pixel; 256 x channels / this = compression")
-    vae_width: int = _opt(64, "channels at 1/4 of the resolution, twice as many at 1/8")
-    vae_depth: int = _opt(1, "residual blocks a resolution")
-    vae_kl: float = _opt(1e-4, "weight of the KL term against the squared error")
-    vae_steps: int = _opt(5000, "training steps of the VAE (0, with --init only: it stays as it is)")
-    vae_batch: int = _opt(8, "clips in a step of the VAE")
-    vae_muon: float = _opt(4e-3, "learning rate of the VAE's kernels (Muon; 0: AdamW instead)")
-    vae_lr: float = _opt(2e-3, "learning rate of the rest of the VAE (AdamW)")
-    # diffusion transformer
-    patch: int = _opt(1, "edge of a spacetime patch in latent pixels")
-    dim: int = _opt(192, "width of the transformer")
-    depth: int = _opt(6, "blocks")
-    heads: int = _opt(6, "attention heads; dim / heads is even and at least 8")
-    known: float = _opt(0.5, "share of clips trained with some of their latent frames known")
-    anchors: float = _opt(0.5, "share of known first and last latent frames that come from earlier or later")
-    reach: int = _opt(96, "how far away at most, in video frames, a multiple of 4; more than half is told as half")
-    stills: float = _opt(0.25, "share of known first latent frames that are a still")
-    forcing: float = _opt(0.25, "share of clips whose known latent frames have noise levels of their own")
-    steps: int = _opt(2600, "training steps of the transformer")
-    batch: int = _opt(32, "clips in a step of the transformer")
-    muon: float = _opt(1e-2, "learning rate of the matrices inside the blocks (Muon; 0: AdamW instead)")
-    lr: float = _opt(2e-3, "learning rate of everything else (AdamW)")
-    ema: float = _opt(0.995, "decay a step of the averaged weights that sampling uses")
-    caption_drop: float = _opt(0.1, "share of clips trained without their caption, for guidance")
-    caption_drop_known: float = _opt(0.5, "the same for clips with known frames, which say what the caption says")
-    # diffusion
-    process: str = _opt("ddpm", "ddpm or sit")
-    prediction: str = _opt("v", "what the network predicts under ddpm: v, eps or x0 (sit: always its velocity)")
-    noise_steps: int = _opt(1000, "N, the last DDPM level")
-    guidance: float = _opt(3.0, "classifier-free guidance scale when sampling, 1 is none")
-    sample_steps: int = _opt(50, "denoising steps when sampling")
-    # the run
-    seed: int = _opt(0, "of everything random")
-    log_every: int = _opt(20, "steps between two lines of the log")
-    save_every: int = _opt(500, "steps between two checkpoints and previews")
-
-    @property
-    def far(self):  # in latent frames, half of `reach`: what the network is told of anchors that are as far, or farther
-        return (self.reach // TIME + 1) // 2
+    """The defaults are those of the preset `tiny`."""
+    channels: int = option(1, "channels of the video: 1 grey, 3 RGB")
+    latent_channels: int = option(8, "channels of a latent; compression is 256 x channels / this")
+    vae_width: int = option(64, "channels of the VAE at 1/4 resolution, twice as many at 1/8")
+    patch: int = option(1, "edge of a spacetime patch in latent pixels")
+    dim: int = option(192, "width of the transformer")
+    depth: int = option(6, "blocks of the transformer")
+    heads: int = option(6, "attention heads; dim / heads must be even and at least 8")
+    process: str = option("ddpm", "ddpm or sit")
+    prediction: str = option("v", "what the network predicts with ddpm: v, eps or x0")
+    noise_steps: int = option(1000, "N, the number of noise levels of ddpm")
+    known: float = option(0.5, "share of clips trained with some latent frames known")
+    anchors: float = option(0.5, "share of known end frames that come from farther away: anchors")
+    reach: int = option(96, "distance of the farthest anchors in video frames, a multiple of 4")
+    caption_drop: float = option(0.1, "share of clips trained without their caption, for guidance")
+    caption_drop_known: float = option(0.5, "the same share among clips with known frames")
 
 
-PRESETS = {
-    "tiny": Config(),
-    "small": Config(height=64, width=64, frames=20, digits=2, digit_size=28, vae_steps=8000, vae_batch=4, batch=16,
-                    steps=60000),
-    "base": Config(height=128, width=128, frames=32, channels=3, digits=2, digit_size=28, latent_channels=16,
-                   vae_width=192, vae_depth=2, vae_steps=50000, patch=2, dim=768, depth=12, heads=12, batch=64,
-                   steps=200000),
-}
+# --------------------------------------------------------------------------------------------------
+# 2. The video compression network: a convolutional VAE, 4 frames of 8 x 8 pixels to a latent pixel.
+# The encoder is local in time: a latent frame depends on its own 4 video frames only, so it means
+# the same wherever it stands in a clip. The decoder is causal in time: it sees no latent frames of
+# the future, so a long video can be decoded piece by piece (streaming) as well as all at once.
 
+class CausalConv3d(nn.Conv3d):
+    """A 3D convolution that sees frames of the past: time is padded in front only, with zeros.
 
-# ------------------------------------------------------------------------------------------------------------------
-# 2. The video compression network: a convolutional VAE, 4 x 8 x 8 pixels to one latent pixel.
-# The encoder is local in time: a latent frame depends on its own 4 video frames and on no others, so a latent means
-# the same wherever it stands. The decoder is causal in time (its first layer and the first convolution of each block
-# see one latent frame back), so it can stream: piece by piece with a cache gives what decoding all at once gives.
-# Tests: encoder_is_local_in_time, streaming_decode_equals_offline_decode.
-
-class Conv3d(nn.Module):
-    """A 3D convolution that pads space evenly and time on the left only: with zeros, or with what `cache` remembers.
-
-    The kernel is kept as a matrix, (outputs, taps x inputs): so Muon can treat it as one, and the layout is channels
-    last. `cache`: a dict, empty before the first frames of a clip; each layer keeps its last inputs there.
-    """
+    To go through a video piece by piece, hand in the same dict as `cache` each time, empty at
+    first: each layer keeps its last input frames there, and pads the next piece with them."""
 
     def __init__(self, c_in, c_out, kernel, stride=(1, 1, 1)):
-        super().__init__()
-        self.shape, self.stride = (c_out, *kernel, c_in), stride
-        self.left = kernel[0] - stride[0]                                       # frames seen before the present ones
-        self.padding = (0, (kernel[1] - stride[1]) // 2, (kernel[2] - stride[2]) // 2)
-        bound = math.prod(self.shape[1:]) ** -0.5                               # variance 1 / 3 fan-in, torch's default
-        self.kernel = nn.Parameter(torch.empty(c_out, math.prod(self.shape[1:])).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(c_out))
+        padding = (0, (kernel[1] - stride[1]) // 2, (kernel[2] - stride[2]) // 2)
+        super().__init__(c_in, c_out, kernel, stride, padding)
+        self.frames_before = kernel[0] - stride[0]  # 0 in the encoder: it sees nothing of the past
 
-    def forward(self, x, cache=None):  # (B,C,F,h,w) -> (B,C',F',h',w')
-        if self.left:
-            past = (cache or {}).get(self)
-            x = torch.cat([x.new_zeros(*x.shape[:2], self.left, *x.shape[3:]) if past is None else past, x], dim=2)
+    def forward(self, x, cache=None):  # (B,c_in,F,h,w) -> (B,c_out,F',h',w')
+        if self.frames_before > 0:
+            B, c, _, h, w = x.shape
+            before = x.new_zeros(B, c, self.frames_before, h, w)
             if cache is not None:
-                cache[self] = x[:, :, -self.left:]
-        kernel = self.kernel.view(self.shape).permute(0, 4, 1, 2, 3)            # (C',C,time,height,width)
-        return nnf.conv3d(x, kernel, self.bias, self.stride, self.padding)
+                before = cache.get(self, before)
+            x = torch.cat([before, x], dim=2)
+            if cache is not None:
+                cache[self] = x[:, :, -self.frames_before:].clone()
+        return super().forward(x)
 
 
 def channel_norm(x):
-    """LayerNorm over the channels of each voxel. Statistics over time would tie frames together: no streaming then."""
-    return nnf.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)  # (B,C,F,h,w)
+    """LayerNorm over the channels at each place of (B,c,F,h,w). GroupNorm, the usual choice, takes
+    statistics over time too: a frame would depend on later ones, and decoding could not stream."""
+    return nnf.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))); the first convolution sees `time` latent frames, the newest last."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))). The first convolution sees `time` frames."""
 
-    def __init__(self, width, time=1):
+    def __init__(self, width, time):
         super().__init__()
-        self.conv1, self.conv2 = Conv3d(width, width, (time, 3, 3)), Conv3d(width, width, (1, 3, 3))
+        self.conv1 = CausalConv3d(width, width, (time, 3, 3))
+        self.conv2 = CausalConv3d(width, width, (1, 3, 3))
+
+    def forward(self, x, cache=None):  # (B,width,F,h,w) -> the same shape
+        y = self.conv1(nnf.silu(channel_norm(x)), cache)
+        return x + self.conv2(nnf.silu(channel_norm(y)))
+
+
+class Upsample(nn.ConvTranspose3d):
+    """Doubles height and width, frame by frame: it needs no cache."""
 
     def forward(self, x, cache=None):
-        return x + self.conv2(nnf.silu(channel_norm(self.conv1(nnf.silu(channel_norm(x)), cache))))
+        return super().forward(x)
 
 
 class VideoVAE(nn.Module):
-    """Video (B,channels,T,H,W) in [-1,1] <-> latent (B,C,T/4,H/8,W/8) with mean 0 and deviation 1 per channel.
-
-    The latent's statistics are measured after training (`measure`) and travel with the weights.
-    """
+    """Video (B,channels,T,H,W) in [-1,1] <-> latent (B,C,T/4,H/8,W/8), normalised to mean 0 and
+    standard deviation 1 in each channel, by statistics that are saved with the weights."""
 
     def __init__(self, config):
         super().__init__()
-        width, deep, c = config.vae_width, 2 * config.vae_width, config.channels
-        blocks = lambda width, time: [ResBlock(width, time) for _ in range(config.vae_depth)]
-        self.encoder = nn.ModuleList([
-            Conv3d(c, width, (TIME, 8, 8), stride=(TIME, 4, 4)),                            # (B,width,F,H/4,W/4)
-            *blocks(width, time=1),
-            Conv3d(width, deep, (1, 2, 2), stride=(1, 2, 2)),                               # (B,deep,F,h,w)
-            *blocks(deep, time=1)])
-        self.to_moments = Conv3d(deep, 2 * config.latent_channels, (1, 1, 1))
-        self.from_latent = Conv3d(config.latent_channels, deep, (2, 3, 3))
+        width, deep, channels = config.vae_width, 2 * config.vae_width, config.channels
+        self.encoder = nn.Sequential(
+            CausalConv3d(channels, width, (TIME, 8, 8), stride=(TIME, 4, 4)),  # (B,width,F,H/4,W/4)
+            ResBlock(width, time=1),
+            CausalConv3d(width, deep, (1, 2, 2), stride=(1, 2, 2)),             # (B,deep,F,h,w)
+            ResBlock(deep, time=1))
+        self.to_moments = CausalConv3d(deep, 2 * config.latent_channels, (1, 1, 1))
         self.decoder = nn.ModuleList([
-            *blocks(deep, time=2),
-            nn.ConvTranspose3d(deep, width, (1, 2, 2), stride=(1, 2, 2)),                   # (B,width,F,H/4,W/4)
-            *blocks(width, time=2)])
-        self.to_pixels = Conv3d(width, c * TIME * 4 * 4, (1, 3, 3))  # each position paints 4 frames of 4 x 4 pixels
+            CausalConv3d(config.latent_channels, deep, (2, 3, 3)),              # (B,deep,F,h,w)
+            ResBlock(deep, time=2),
+            Upsample(deep, width, (1, 2, 2), stride=(1, 2, 2)),                # (B,width,F,H/4,W/4)
+            ResBlock(width, time=2)])
+        self.to_pixels = CausalConv3d(width, channels * TIME * 4 * 4, (1, 3, 3))
+        self.to(memory_format=torch.channels_last_3d)  # convolutions are faster in this layout
         self.register_buffer("mean", torch.zeros(config.latent_channels, 1, 1, 1))
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1, 1))
 
-    def matrices(self):
-        """What Muon trains: the kernels of all Conv3d."""
-        return [module.kernel for module in self.modules() if isinstance(module, Conv3d)]
+    def muon_parameters(self):
+        """What Muon trains (section 7): all kernels but that of Upsample. AdamW trains the rest."""
+        return [layer.weight for layer in self.modules() if isinstance(layer, CausalConv3d)]
 
     def moments(self, video):
-        """Mean and log variance (B,C,F,h,w) of the posterior q(latent | video), before normalisation."""
-        B, c, T, H, W = video.shape
+        """Mean and log variance (B,C,F,h,w) of the posterior q(latent | video), not normalised."""
+        B, channels, T, H, W = video.shape
         if T % TIME or H % SPACE or W % SPACE:
-            raise InputError(f"video of {T} frames of {H}x{W}: expected multiples of {TIME} frames, {SPACE} pixels")
-        x = video.contiguous(memory_format=torch.channels_last_3d)
-        for layer in self.encoder:
-            x = layer(x)
+            raise InputError(f"video of {T} frames of {H}x{W}: expected multiples of {TIME} frames "
+                             f"and of {SPACE} pixels")
+        x = self.encoder(video.contiguous(memory_format=torch.channels_last_3d))
         mean, log_var = self.to_moments(nnf.silu(channel_norm(x))).float().chunk(2, dim=1)
         return mean, log_var.clamp(-20, 10)
 
     def encode(self, video):
-        """Video (B,channels,T,H,W) in [-1,1] -> latent (B,C,F,h,w): the posterior mean, normalised."""
+        """Video (B,channels,T,H,W) in [-1,1] -> latent (B,C,F,h,w): the mean, normalised."""
         return (self.moments(video)[0] - self.mean) / self.std
 
     def decode(self, latent, cache=None):
-        """Latent (B,C,F,h,w) -> video (B,channels,4F,8h,8w), about [-1,1]. With a `cache` dict, goes on from there."""
-        return self.paint(latent * self.std + self.mean, cache)
-
-    def paint(self, z, cache=None):
-        """`decode` of a latent that is not normalised."""
-        x = self.from_latent(z.contiguous(memory_format=torch.channels_last_3d), cache)
+        """Latent (B,C,F,h,w) -> video (B,channels,4F,8h,8w) in [-1,1]; cache: see CausalConv3d."""
+        x = (latent * self.std + self.mean).contiguous(memory_format=torch.channels_last_3d)
         for layer in self.decoder:
-            x = layer(x, cache) if isinstance(layer, ResBlock) else layer(x)
-        x = self.to_pixels(nnf.silu(channel_norm(x))).float()                     # (B,c·4·4·4,F,H/4,W/4)
-        B, _, F, h4, w4 = x.shape
-        x = x.view(B, -1, TIME, 4, 4, F, h4, w4).permute(0, 1, 5, 2, 6, 3, 7, 4)  # (B,c,F,4,H/4,4,W/4,4)
-        return x.reshape(B, -1, TIME * F, 4 * h4, 4 * w4)
+            x = layer(x, cache)
+        # Each place at 1/4 of the resolution holds 4 frames of 4 x 4 pixels, (dt,dy,dx).
+        x = self.to_pixels(nnf.silu(channel_norm(x))).float().tanh()  # (B,channels·dt·dy·dx,F,H/4,W/4)
+        B, _, F, rows, columns = x.shape
+        x = x.view(B, -1, TIME, 4, 4, F, rows, columns)            # (B,channels,dt,dy,dx,F,H/4,W/4)
+        x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)                      # (B,channels,F,dt,H/4,dy,W/4,dx)
+        return x.reshape(B, -1, TIME * F, 4 * rows, 4 * columns)    # (B,channels,T,H,W)
 
-    def loss(self, video, kl_weight, generator=None):
-        """The evidence bound, rescaled: squared error + kl_weight x KL per latent value. -> (loss, error, KL)."""
+    def forward(self, video, eps):
+        """A training pass: (reconstruction, mean, log variance). eps (B,C,F,h,w): normal noise."""
         mean, log_var = self.moments(video)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        error = (self.paint(mean + (0.5 * log_var).exp() * noise) - video).square().mean()
-        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()           # KL(q || N(0,1)) in nats
-        return error + kl_weight * kl, error.detach(), kl.detach()
+        latent = mean + (0.5 * log_var).exp() * eps                 # a draw from q(latent | video)
+        return self.decode((latent - self.mean) / self.std), mean, log_var
 
     @torch.no_grad()
     def measure(self, videos):
-        """Sets the latent's mean and deviation per channel from an iterable of videos (no constant 0.18215)."""
-        z = torch.cat([self.moments(video)[0].transpose(0, 1).flatten(1) for video in videos], dim=1)  # (C,B·F·h·w)
-        self.mean.copy_(z.mean(1).view_as(self.mean))
-        self.std.copy_(z.std(1).view_as(self.std))
+        """Sets the mean and standard deviation of each latent channel from a list of videos."""
+        latents = torch.cat([self.moments(video)[0] for video in videos])        # (B,C,F,h,w)
+        self.mean.copy_(latents.mean((0, 2, 3, 4)).view_as(self.mean))
+        self.std.copy_(latents.std((0, 2, 3, 4)).view_as(self.std))
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# 3. Spacetime patches: a latent becomes a set of tokens, each with its coordinates. A token is p x p latent pixels of
-# one latent frame, which the VAE made of 4 video frames: that is its extent in time.
-# Tests: patchify_is_inverted_by_unpatchify, rope_depends_on_relative_position_only.
+def vae_loss(vae, video, eps, kl_weight):
+    """Squared error + kl_weight x KL(q || N(0,1)), the latter in nats for each latent value.
+
+    Up to scale and a constant, this is the negative ELBO of a decoder with Gaussian noise; kl_weight
+    grows with the variance of that noise. Returns (loss, squared error, KL)."""
+    reconstruction, mean, log_var = vae(video, eps)
+    error = (reconstruction - video).square().mean()
+    kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
+    return error + kl_weight * kl, error, kl
+
+
+# --------------------------------------------------------------------------------------------------
+# 3. Spacetime patches: a latent becomes a sequence of tokens with positions. A token holds p x p
+# latent pixels of one latent frame. Any grid will do, so any duration, height and width.
 
 def patchify(latent, p):
-    """Latent (B,C,F,h,w) -> tokens (B, F·h/p·w/p, C·p·p), frame by frame, line by line."""
+    """Latent (B,C,F,h,w) -> tokens (B,L,C·p·p), frame after frame, row after row."""
     B, C, F, h, w = latent.shape
-    x = latent.view(B, C, F, h // p, p, w // p, p)                             # (B,C,F,h/p,p,w/p,p)
-    return x.permute(0, 2, 3, 5, 1, 4, 6).reshape(B, F * (h // p) * (w // p), C * p * p)
+    rows, columns = h // p, w // p
+    x = latent.view(B, C, F, rows, p, columns, p)
+    x = x.permute(0, 2, 3, 5, 1, 4, 6)                              # (B,F,rows,columns,C,p,p)
+    return x.reshape(B, F * rows * columns, C * p * p)
 
 
 def unpatchify(tokens, p, F, h, w):
-    """Tokens (B, F·h/p·w/p, C·p·p) -> latent (B,C,F,h,w). The inverse of `patchify`."""
-    B = tokens.shape[0]
-    x = tokens.view(B, F, h // p, w // p, -1, p, p)                            # (B,F,h/p,w/p,C,p,p)
-    return x.permute(0, 4, 1, 2, 5, 3, 6).reshape(B, -1, F, h, w)
+    """Tokens (B,L,C·p·p) -> latent (B,C,F,h,w). The inverse of `patchify`."""
+    B, rows, columns = tokens.shape[0], h // p, w // p
+    x = tokens.view(B, F, rows, columns, -1, p, p)                  # (B,F,rows,columns,C,p,p)
+    x = x.permute(0, 4, 1, 2, 5, 3, 6)                              # (B,C,F,rows,p,columns,p)
+    return x.reshape(B, -1, F, h, w)
 
 
-def grid_coords(F, h, w, device=None):
-    """Coordinates (F·h·w, 5) of F times h x w patches, in the order of `patchify`: f, y, x, and the canvas h, w."""
-    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in (F, h, w)]
-    f, y, x = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
-    return torch.stack([f, y, x, torch.full_like(f, h), torch.full_like(f, w)], dim=-1)
+def token_positions(frame_positions, rows, columns):
+    """Where tokens are, from where their latent frames are in time (B,F): positions (B,L,3), which
+    are f, y and x in patches, and distances (L,4) to the four walls (the edges of the picture)."""
+    B, F = frame_positions.shape
+    cells = torch.arange(rows * columns, device=frame_positions.device)
+    y, x = cells // columns, cells % columns
+    walls = torch.stack([y, rows - 1 - y, x, columns - 1 - x], dim=-1)          # (rows·columns,4)
+    f = frame_positions[:, :, None].expand(B, F, rows * columns)
+    positions = torch.stack([f, y.expand_as(f), x.expand_as(f)], dim=-1)      # (B,F,rows·columns,3)
+    return positions.flatten(1, 2), walls.repeat(F, 1)
 
 
 def sinusoid(x, dim, max_period):
-    """x (...) -> (..., dim): cosines and sines of wavelengths from 2 pi to about 2 pi max_period (Transformer, 3.5)."""
-    freqs = max_period ** (-torch.arange(dim // 2, dtype=torch.float32, device=x.device) / (dim // 2))
-    angle = x[..., None].float() * freqs
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+    """x (...) -> (...,dim): cosines and sines of x at wavelengths from 2 pi to 2 pi max_period."""
+    exponents = torch.arange(dim // 2, device=x.device) / (dim // 2)            # Transformer, 3.5
+    angles = x[..., None] * max_period ** -exponents
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def rope_angles(coords, head_dim):
-    """Cosines and sines (...,L,head_dim/2) of the angles that turn the pairs of a head (RoPE, eq. 15, on three axes).
+def rope_angles(positions, head_dim):
+    """Cosines and sines (B,L,1,head_dim/2) of the angles by which `rotate` rotates a head's pairs.
 
-    About a quarter of the pairs turns with f, the rest half with y and half with x. Base 100 instead of the 10,000 made
-    for text: our axes are some ten patches long, and slower angles would not tell neighbours apart.
-    """
+    As in RoPE (eq. 15), but on three axes: a quarter of the pairs rotates with f, three eighths
+    with y and as many with x. The base is not 10,000 but 100: our axes are tens of patches long."""
     pairs = head_dim // 2
-    per_axis = (pairs - 2 * (3 * pairs // 8), 3 * pairs // 8, 3 * pairs // 8)
-    angle = torch.cat([coords[..., axis, None] * 100.0 ** (-torch.arange(n, device=coords.device) / n)
-                       for axis, n in enumerate(per_axis)], dim=-1)
-    return angle.cos(), angle.sin()
+    n_space = 3 * pairs // 8
+    n_time = pairs - 2 * n_space
+    angles = []
+    for axis, n in enumerate((n_time, n_space, n_space)):
+        frequencies = 100.0 ** (-torch.arange(n, device=positions.device) / n)
+        angles.append(positions[..., axis, None] * frequencies)                 # (B,L,n)
+    angles = torch.cat(angles, dim=-1)[:, :, None]                          # the same for all heads
+    return angles.cos(), angles.sin()
 
 
-def rotate(x, cos, sin):
-    """Turns the pairs (i, i + head_dim/2) of x (...,L,heads,head_dim) by their angles (RoPE, eq. 34, in halves).
-
-    The product of a turned query and a turned key then depends on the difference of their coordinates only.
-    """
-    a, b = x.chunk(2, dim=-1)                                                  # (L,heads,head_dim/2) each
+def rotate(x, rope):
+    """Rotates the pairs (i, i + head_dim/2) of x (B,L,heads,head_dim) by their angles (RoPE eq. 34,
+    where pairs are neighbours: another order of the channels). The product of a query and a key then
+    depends only on the difference of their positions (eq. 16)."""
+    cos, sin = rope
+    a, b = x.chunk(2, dim=-1)                                               # (B,L,heads,head_dim/2)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# 4. The diffusion transformer. Its core sees tokens, clip after clip, never a grid: which latent frame of which clip a
-# token belongs to is said by `row`, and noise level and caption are given per row.
-# Tests: tokens_are_a_set, packed_clips_do_not_see_each_other, remembered_frames_change_nothing.
+# --------------------------------------------------------------------------------------------------
+# 4. The diffusion transformer (DiT). Noise level and caption are given for each latent frame, so
+# clean and noisy frames can stand in one clip: this is what all of section 8 builds on.
 
 def norm(x):
-    """LayerNorm over the last axis. The modulation scales it; queries and keys get one length: bounded logits."""
+    """LayerNorm over the last axis without learned scale and shift: adaLN supplies them."""
     return nnf.layer_norm(x, x.shape[-1:])
 
 
-class DiTBlock(nn.Module):
-    """Attention and MLP, each shifted, scaled and gated by the row's level and caption (adaLN-Zero, DiT fig. 3)."""
+def modulate(x, shift, scale):
+    """adaLN: shifts and scales the output of `norm`."""
+    return x * (1 + scale) + shift
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with normalised queries and keys (QK-norm, ViT-22B) and RoPE.
+
+    Normalised vectors have the length sqrt(head_dim), so no logit q·k / sqrt(head_dim) is larger
+    than that: stable, but too small to single out one of many tokens. So each head learns a gain."""
 
     def __init__(self, dim, heads):
         super().__init__()
         self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.gain = nn.Parameter(torch.empty(heads, 1))
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x, rope, lengths=None):
+        """x (B,L,D) -> (B,L,D); rope: as from `rope_angles`. lengths: see `packed_attention`."""
+        B, L, D = x.shape
+        q, k, v = self.qkv(x).view(B, L, 3, self.heads, D // self.heads).unbind(2)
+        q = rotate(norm(q) * self.gain, rope)                                 # (B,L,heads,head_dim)
+        k = rotate(norm(k), rope)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)     # (B,heads,L,head_dim)
+        if lengths is None:
+            y = nnf.scaled_dot_product_attention(q, k, v)
+        else:
+            y = packed_attention(q, k, v, lengths)
+        return self.out(y.transpose(1, 2).reshape(B, L, D))
+
+
+class DiTBlock(nn.Module):
+    """Attention and MLP, each shifted, scaled and gated by the condition (adaLN-Zero, DiT fig. 3)."""
+
+    def __init__(self, dim, heads):
+        super().__init__()
         self.modulation = nn.Linear(dim, 6 * dim)
-        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.attention = Attention(dim, heads)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x, condition, row, rope, sees, memory):
-        """x (L,D); condition (R,D); row (L,): which of them; rope: cosines and sines (L,1,head_dim/2)."""
-        per_row = self.modulation(nnf.silu(condition))                                    # (R,6D)
-        shift1, scale1, gate1, shift2, scale2, gate2 = per_row.index_select(0, row).chunk(6, dim=-1)    # (L,D) each
-        x = x + gate1 * self.attend(norm(x) * (1 + scale1) + shift1, rope, sees, memory)
-        return x + gate2 * self.down(nnf.gelu(self.up(norm(x) * (1 + scale2) + shift2)))
-
-    def attend(self, x, rope, sees, memory):
-        """Multi-head self-attention among the tokens of each clip; queries and keys normalised (as in ViT-22B), turned.
-
-        sees: for each group of n clips of l tokens, which go through it together, (n,1,l,l): does token i see token j?
-        memory: a dict for one group. The first call keeps its keys and values there; later ones see them, too.
-        """
-        q, k, v = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)                   # (L,heads,head_dim) each
-        q, k = rotate(norm(q), *rope), rotate(norm(k), *rope)
-        out, lengths = [], [mask.shape[0] * mask.shape[-1] for mask in sees]
-        for mask, *group in zip(sees, *(part.split(lengths) for part in (q, k, v))):
-            q, k, v = (part.view(len(mask), -1, *part.shape[1:]).transpose(1, 2) for part in group)  # (n,heads,l,..)
-            if memory is not None:
-                mask, past = None, memory.setdefault(self, (k, v))             # all see all
-                if past[0] is not k:                                           # a later call
-                    k, v = (torch.cat(pair, dim=2) for pair in zip(past, (k, v)))
-            seen = nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            out.append(seen.transpose(1, 2).flatten(2).flatten(0, 1))                     # (n·l,D)
-        return self.out(torch.cat(out))                                                   # (L,D)
+    def forward(self, x, condition, frame, rope, lengths=None):
+        """x (B,L,D); condition (B,F,D) of each latent frame; frame (L,): that of each token."""
+        modulation = self.modulation(nnf.silu(condition)).float()               # (B,F,6D)
+        modulation = modulation.index_select(1, frame)                          # (B,L,6D)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
+        x = x + gate1 * self.attention(modulate(norm(x), shift1, scale1), rope, lengths)
+        x = x + gate2 * self.mlp(modulate(norm(x), shift2, scale2))
+        return x
 
 
 class DiT(nn.Module):
-    """Predicts what the process asks for (v, eps, x0 or a velocity) from noisy latents, noise levels and captions."""
+    """Predicts what the process asks for (v, eps, x0 or a velocity) from noisy latents, conditioned
+    on a noise level and a caption for each latent frame. A caption is a bag of words: ids from 1 to
+    n_words, and 0 for "no word". "3 7" and "7 3" are the same."""
 
     def __init__(self, config, n_words):
         super().__init__()
-        self.p, self.heads, dim = config.patch, config.heads, config.dim
+        dim, self.p, self.head_dim = config.dim, config.patch, config.dim // config.heads
         token = config.latent_channels * self.p ** 2
         self.embed_token = nn.Linear(token, dim)
-        self.embed_walls = nn.Linear(4 * 16, dim)        # 4 walls, 16 cosines and sines each
+        self.embed_walls = nn.Linear(4 * 16, dim)
         self.embed_level = nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.embed_word = nn.Embedding(n_words + 1, dim, padding_idx=0)  # word 0 is "no word": the zero vector
+        self.embed_word = nn.Embedding(n_words + 1, dim, padding_idx=0)
         self.blocks = nn.ModuleList([DiTBlock(dim, config.heads) for _ in range(config.depth)])
         self.modulation = nn.Linear(dim, 2 * dim)
         self.head = nn.Linear(dim, token)
         self.initialise()
 
     def initialise(self):
-        """All initial values that are not torch's own, and why."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)       # as in DiT: keeps variances, forward and backward
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.embed_word.weight, std=0.5)     # as loud as the noise level, from the start
-        self.embed_word.weight.data[0] = 0                   # "no word" adds nothing
-        for module in (self.modulation, self.head, *(block.modulation for block in self.blocks)):
-            nn.init.zeros_(module.weight)                    # adaLN-Zero: blocks start as identities, the net says 0
-
-    def matrices(self):
-        """What Muon trains: attention and MLP. The modulations start at 0 and stay with AdamW."""
-        return [layer.weight for block in self.blocks for layer in (block.qkv, block.out, block.up, block.down)]
-
-    def forward(self, x, t, caption, times=None, known=None):
-        """Noisy latents x (B,C,F,h,w), levels t (B,F) in [0,1], caption (B,words) -> predictions (B,C,F,h,w).
-
-        A caption is a bag of words, their numbers from 1 and 0 for none; "3 7" and "7 3" are the same.
-        times (B,F): where in time each latent frame stands; None: one after the other.
-        known (B,F): which are given; they do not look at the others. None: none.
-        """
-        return self.packed([(x, t, caption, times, known)])[0]
-
-    def remember(self, known, times):
-        """`forward` of (x, t, caption), to call while the known frames (F,), their t and the batch stay what they are:
-        not looking at the others, they are computed at the first call only, keys and values. It predicts 0 for them."""
-        old, new, memory = known.nonzero()[:, 0], (~known).nonzero()[:, 0], {}
-
-        def model(x, t, caption):
-            part = lambda at: self.packed([(x[:, :, at], t[:, at], caption, times[at].expand(len(x), -1), None)],
-                                          memory if len(old) else None)[0]
-            if len(old) and not memory:
-                part(old)
-            return torch.zeros_like(x).index_copy(2, new, part(new)) if len(new) else torch.zeros_like(x)
-        return model
-
-    def packed(self, groups, memory=None):
-        """Clips of several shapes, one behind the other in one sequence (Patch n' Pack, NaViT section 2.1): a list of
-        (x, t, caption, times, known), each as in `forward`, with its own B and shape -> a list of predictions."""
-        parts, sizes, R, most = [], [], 0, max(caption.shape[1] for _, _, caption, *_ in groups)
-        for x, t, caption, times, known in groups:
-            B, _, F, h, w = x.shape
-            grid = grid_coords(F, h // self.p, w // self.p, x.device).repeat(B, 1, 1)     # (B,l,5)
-            frame = grid[:, :, 0].long()                                                  # (B,l): its latent frame
-            row = frame + F * torch.arange(B, device=x.device)[:, None] + R               # (B,l)
-            if times is not None:
-                grid[:, :, 0] = times.to(grid).gather(1, frame)
-            words = nnf.pad(caption, (0, most - caption.shape[1])).repeat_interleave(F, dim=0)      # (B·F,words)
-            known = torch.zeros_like(t, dtype=torch.bool) if known is None else known
-            parts.append((patchify(x, self.p).flatten(0, 1), grid.flatten(0, 1), row.flatten(),     # (B·l,..) each
-                          t.flatten(), words, known.flatten()))                                     # (B·F,..) each
-            sizes.append(frame.shape)
-            R += B * F
-        out = self.forward_tokens(*map(torch.cat, zip(*parts)), sizes, memory).split([B * l for B, l in sizes])
-        return [unpatchify(part.view(*size, -1), self.p, *x.shape[2:])
-                for part, size, (x, *_) in zip(out, sizes, groups)]
-
-    def forward_tokens(self, tokens, coords, row, t, caption, known, sizes, memory=None):
-        """The core. Tokens of any number of clips -> a prediction for each, in the same order, (L,C·p·p).
-
-        tokens (L,C·p·p), clip after clip, those of a clip in any order; coords (L,5): f, y, x, canvas h, w in patches;
-        row (L,): which latent frame of which clip a token belongs to; t (R,) in [0,1], caption (R,words), known (R,) of
-        each row (known ones see known ones only); sizes: a list of (n, l): n clips of l tokens; memory: see `attend`.
-        """
-        f, y, x, h, w = coords.unbind(-1)
-        walls = torch.stack([y, h - 1 - y, x, w - 1 - x], dim=-1)  # RoPE is relative, but where things bounce is not
-        z = self.embed_token(tokens) + self.embed_walls(sinusoid(walls, 16, max_period=100).flatten(-2))  # (L,D)
-        level = sinusoid(1000 * t, 256, max_period=10000)  # in [0,1] these waves would be flat: DiT's t goes to 1000
-        condition = self.embed_level(level) + self.embed_word(caption).sum(1)             # (R,D)
-        rope = [part.to(z.dtype)[:, None]  # or bfloat16 queries and keys would come out as float32
-                for part in rope_angles(coords, z.shape[-1] // self.heads)]               # (L,1,head_dim/2) each
-        known = known.index_select(0, row).split([n * l for n, l in sizes])    # (n·l,) each
-        sees = [~part.view(n, 1, l, 1) | part.view(n, 1, 1, l) for part, (n, l) in zip(known, sizes)]  # (n,1,l,l)
+        """All initial values, and why."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)       # as in DiT: keeps variances alike
+                nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.embed_word.weight, std=0.5)   # as large as the level's embedding
+        nn.init.zeros_(self.embed_word.weight[0])           # "no word" adds nothing to a caption
         for block in self.blocks:
-            z = block(z, condition, row, rope, sees, memory)
-        shift, scale = self.modulation(nnf.silu(condition)).index_select(0, row).chunk(2, dim=-1)
-        return self.head(norm(z) * (1 + scale) + shift).float()
+            nn.init.constant_(block.attention.gain, 2.0)    # sharper than 1: see Attention
+            nn.init.zeros_(block.modulation.weight)         # adaLN-Zero: gates 0, blocks do nothing
+        nn.init.zeros_(self.modulation.weight)              # the last shift and scale do nothing
+        nn.init.zeros_(self.head.weight)                    # the network predicts 0
+
+    def muon_parameters(self):
+        """What Muon trains: attention and MLP. Modulations, which begin at 0, stay with AdamW."""
+        return [layer.weight for block in self.blocks
+                for layer in (block.attention.qkv, block.attention.out, block.mlp[0], block.mlp[2])]
+
+    def forward(self, x, t, caption, positions=None):
+        """x (B,C,F,h,w) noisy latents, t (B,F) their noise levels in [0,1] -> predictions (B,C,F,h,w).
+
+        caption: word ids (B,F,words), or (B,words), the same for all latent frames.
+        positions (B,F): where each latent frame is in time. None: one after the other from 0."""
+        _, _, F, h, w = x.shape
+        tokens = self.forward_tokens(*self.tokenise(x, t, caption, positions))
+        return unpatchify(tokens, self.p, F, h, w)
+
+    def tokenise(self, x, t, caption, positions=None):
+        """Turns what `forward` takes into what `forward_tokens` takes."""
+        B, _, F, h, w = x.shape
+        rows, columns = h // self.p, w // self.p
+        if positions is None:
+            positions = torch.arange(F, device=x.device).expand(B, F)
+        if caption.ndim == 2:
+            caption = caption[:, None].expand(B, F, -1)                         # (B,F,words)
+        frame = torch.arange(F, device=x.device).repeat_interleave(rows * columns)
+        positions, walls = token_positions(positions, rows, columns)
+        return patchify(x, self.p), positions, walls, frame, t, caption
+
+    def forward_tokens(self, tokens, positions, walls, frame, t, caption, lengths=None):
+        """The transformer proper: tokens (B,L,C·p·p), in any order -> predictions (B,L,C·p·p).
+
+        positions (B,L,3), walls (L,4): see `token_positions`; frame (L,): the latent frame of each
+        token; t (B,F), caption (B,F,words): of each latent frame; lengths: see packed_attention."""
+        # RoPE is relative: it does not say where the walls are, and things bounce off walls.
+        walls = self.embed_walls(sinusoid(walls, 16, max_period=100).flatten(1))
+        x = (self.embed_token(tokens) + walls).float()                          # (B,L,D)
+        # The waves are made for levels up to 1000, as DiT's are; in [0,1] they would hardly move.
+        condition = self.embed_level(sinusoid(1000 * t, 256, max_period=10000))
+        condition = condition + self.embed_word(caption).sum(2)                 # (B,F,D)
+        rope = rope_angles(positions, self.head_dim)
+        for block in self.blocks:
+            x = block(x, condition, frame, rope, lengths)
+        modulation = self.modulation(nnf.silu(condition)).float().index_select(1, frame)
+        shift, scale = modulation.chunk(2, dim=-1)
+        return self.head(modulate(norm(x), shift, scale)).float()
+
+    def forward_packed(self, clips):
+        """Optional: clips of any shapes in one sequence (Patch n' Pack, NaViT section 2.1).
+
+        clips: a list of (x, t, caption, positions), each as for `forward`, with B = 1 -> a list of
+        what `forward` would return."""
+        tokens, positions, walls, frame, t, caption = zip(*[self.tokenise(*clip) for clip in clips])
+        lengths = [len(part) for part in frame]
+        before = [0, *accumulate(part.shape[1] for part in t)]             # frames of earlier clips
+        frame = torch.cat([part + n for part, n in zip(frame, before)])
+        output = self.forward_tokens(
+            torch.cat(tokens, 1), torch.cat(positions, 1), torch.cat(walls), frame, torch.cat(t, 1),
+            torch.cat(caption, 1), lengths)
+        return [unpatchify(part, self.p, *clip[0].shape[2:])
+                for part, clip in zip(output.split(lengths, dim=1), clips)]
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# 5. DDPM. Levels t are integers 0..N, one per latent frame, (B,F); alpha_bar[0] = 1: level 0 is the data itself.
-# Every sampler steps from levels t to lower levels s; what it makes of known frames (t = s) is not used.
-# Tests: q_sample_has_the_stated_mean_and_variance, posterior_follows_from_bayes_rule,
-# ancestral_follows_the_gaussian_recursion, deterministic_samplers_converge_at_their_order.
-
-def per_frame(value, x):
-    """A value per latent frame (B,F), shaped to multiply a latent x (B,C,F,h,w)."""
-    return value.to(x.device)[:, None, :, None, None]
+def packed_attention(q, k, v, lengths):
+    """Optional: variable-length attention. The sequence (1,heads,L,head_dim) holds clips of so many
+    tokens, `lengths`, one behind the other. The tokens of a clip attend to each other only."""
+    clips = zip(q.split(lengths, dim=2), k.split(lengths, dim=2), v.split(lengths, dim=2))
+    return torch.cat([nnf.scaled_dot_product_attention(*clip) for clip in clips], dim=2)
 
 
-def gauss(x, generator=None):
-    """Normal noise like x (B,...). generator: one, or a list of one for each clip: its own in any batch."""
-    pairs = zip(x.split(1), generator, strict=True) if isinstance(generator, list) else [(x, generator)]
-    return torch.cat([torch.randn(part.shape, generator=g, device=x.device) for part, g in pairs])
+# --------------------------------------------------------------------------------------------------
+# 5. DDPM. A process, this one or SiT below, has this interface:
+#     N                                the highest level: nothing but noise
+#     draw_levels(shape)               random levels to train at
+#     q_sample(x0, t, eps)             the noisy latent x_t
+#     target(x0, eps, t)               what the network has to predict at level t
+#     schedule(steps, strength)        the levels that a sampler visits, from strength x N down to 0
+#     samplers                         names of its sampling steps, (model, x, t, s, caption) -> x_s
+# Levels t and s are (B,F), one for each latent frame: integers here, and level 0 is the data.
+# Known frames have t = s = 0; what a sampling step makes of them, even NaN, is overwritten.
+
+def per_frame(value):
+    """A value for each latent frame (B,F), shaped to multiply a latent (B,C,F,h,w)."""
+    return value[:, None, :, None, None]
 
 
 class DDPM:
-    """Noise is added in N small steps with variances beta_1..beta_N and taken away in as many, or fewer."""
+    """Noise is added in N small steps and is taken away in as many, or fewer (Ho et al. 2020)."""
     samplers = ("ancestral", "ddim")
 
     def __init__(self, steps=1000, prediction="v", device=None):
         self.N, self.prediction = steps, prediction
         u = torch.arange(steps + 1, dtype=torch.float64) / steps
-        bar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2                # improved DDPM, eq. 17: cosine schedule
-        betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
-        self.alpha_bar = torch.cat([torch.ones(1), (1 - betas).cumprod(0)]).float().to(device)  # (N+1,)
+        f = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2       # improved DDPM, eq. 17: cosine
+        betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)               # beta_1 .. beta_N
+        alpha_bar = torch.cat([torch.ones(1), (1 - betas).cumprod(0)])
+        self.alpha_bar = alpha_bar.float().to(device)               # (N+1,)
 
     def draw_levels(self, shape, generator=None, device=None):
-        """Levels to train at: uniform in 1..N."""
-        return torch.randint(1, self.N + 1, shape, generator=generator, device=device)
+        """Levels in 1..N: N sigmoid(normal), as in Stable Diffusion 3 (eq. 19). DDPM draws all alike,
+        but there is more to learn in the middle; those at the ends come up hardly ever."""
+        normal = torch.randn(shape, generator=generator, device=device)
+        return (self.N * normal.sigmoid()).ceil().long().clamp(1, self.N)
 
-    def level_of(self, noise):
-        """The level whose noise has this standard deviation, rounded up: a number or tensor in [0,1) -> integer t."""
-        deviation = (1 - self.alpha_bar).sqrt()                                # rises with t
-        return torch.searchsorted(deviation, torch.as_tensor(noise, dtype=deviation.dtype, device=deviation.device))
+    def schedule(self, steps, strength=1.0, device=None):
+        """Up to steps + 1 levels, evenly spaced, from strength x N down to 0."""
+        levels = torch.linspace(max(strength * self.N, 1), 0, steps + 1, device=device)
+        return levels.round().long().unique_consecutive()  # more steps than levels: some come twice
 
-    def schedule(self, steps, device=None):
-        """The levels a sampler visits, from N down to 0: (steps+1,)."""
-        return torch.linspace(self.N, 0, steps + 1, device=device).round().long()
-
-    def signal_noise(self, t, x):
-        """alpha = sqrt(alpha_bar_t), sigma = sqrt(1 - alpha_bar_t): how much data and how much noise is in x_t."""
-        bar = per_frame(self.alpha_bar[t], x)
-        return bar.sqrt(), (1 - bar).sqrt()
+    def signal_noise(self, t):
+        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t): how much data and noise there is in x_t."""
+        alpha_bar = per_frame(self.alpha_bar[t])
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
     def q_sample(self, x0, t, eps):
-        """x_t from data and noise in one go (DDPM eq. 4)."""
-        alpha, sigma = self.signal_noise(t, x0)
-        return alpha * x0 + sigma * eps
+        """x_t from data and noise, in one go (DDPM eq. 4)."""
+        signal, noise = self.signal_noise(t)
+        return signal * x0 + noise * eps
 
     def target(self, x0, eps, t):
-        """What the network should say at level t."""
-        alpha, sigma = self.signal_noise(t, x0)
-        return {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[self.prediction]  # v: Salimans & Ho, section 4
+        """What the network has to predict: eps, x0 or v (Salimans & Ho, section 4)."""
+        signal, noise = self.signal_noise(t)
+        return {"v": signal * eps - noise * x0, "eps": eps, "x0": x0}[self.prediction]
 
     def predict(self, model, x, t, caption):
-        """The network's idea of (x0, eps) in x_t."""
-        alpha, sigma = self.signal_noise(t, x)
-        out = model(x, t / self.N, caption)
+        """The network's estimates of x0 and eps in x_t: `target` solved for them."""
+        signal, noise = self.signal_noise(t)
+        output = model(x, t / self.N, caption)
         if self.prediction == "v":
-            return alpha * x - sigma * out, sigma * x + alpha * out
-        if self.prediction == "eps":  # alpha is 5e-5 at t = N and would blow up any error: latents have deviation 1
-            return ((x - sigma * out) / alpha).clamp(-5, 5), out
-        return out, (x - alpha * out) / sigma
+            return signal * x - noise * output, noise * x + signal * output
+        x0 = output
+        if self.prediction == "eps":  # at t = N the signal is 5e-5: dividing blows up any error
+            x0 = ((x - noise * output) / signal).clamp(-5, 5)       # 5 standard deviations
+        return x0, (x - signal * x0) / noise                        # an eps that fits this x0
 
     def posterior(self, x0, x, t, s):
-        """Mean and variance of q(x_s | x_t, x0), s <= t (DDPM eq. 6 and 7, which is s = t - 1)."""
-        bar_t, bar_s = per_frame(self.alpha_bar[t], x), per_frame(self.alpha_bar[s], x)
-        beta = 1 - bar_t / bar_s                                               # of the whole way from s to t
-        mean = bar_s.sqrt() * beta / (1 - bar_t) * x0 + (bar_t / bar_s).sqrt() * (1 - bar_s) / (1 - bar_t) * x
-        return mean, beta * (1 - bar_s) / (1 - bar_t)
+        """Mean and variance of q(x_s | x_t, x0) (DDPM eq. 6 and 7, where s is t - 1)."""
+        bar_t, bar_s = per_frame(self.alpha_bar[t]), per_frame(self.alpha_bar[s])
+        alpha = bar_t / bar_s                                      # product of alpha_s+1 .. alpha_t
+        share = (1 - bar_s) / (1 - bar_t)                       # noise variance at s over that at t
+        mean = bar_s.sqrt() * (1 - alpha) / (1 - bar_t) * x0 + alpha.sqrt() * share * x
+        return mean, (1 - alpha) * share
 
-    def ancestral(self, model, x, t, s, caption, generator=None):
-        """DDPM algorithm 2 with the smaller variance of section 3.2, from t to any s < t at once: draw x_s from the
-        posterior, the predicted x0 in place of the true one."""
+    def ancestral(self, model, x, t, s, caption, randn=torch.randn_like):
+        """DDPM algorithm 2, with the smaller variance of section 3.2: draws x_s from the posterior,
+        with the estimate of x0 in place of the true one."""
         x0, _ = self.predict(model, x, t, caption)
-        mean, variance = self.posterior(x0, x, t, s)                           # at s = 0 the variance is 0: no noise
-        return mean + variance.sqrt() * gauss(x, generator)
+        mean, variance = self.posterior(x0, x, t, s)
+        return mean + variance.sqrt() * randn(x)                    # at s = 0 the variance is 0
 
-    def ddim(self, model, x, t, s, caption, generator=None):
-        """DDIM eq. 12 with eta 0: keep the predicted noise, only less of it. Deterministic."""
+    def ddim(self, model, x, t, s, caption, randn=torch.randn_like):
+        """DDIM eq. 12 with eta = 0: re-noises the estimated x0 with the estimated eps."""
         x0, eps = self.predict(model, x, t, caption)
         return self.q_sample(x0, s, eps)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# 6. SiT: the same transformer, but noise and data are joined by straight lines and the network predicts the velocity
-# along them. Levels t in [0,1], 0 is data. The same signatures as DDPM: switching is one word.
+# --------------------------------------------------------------------------------------------------
+# 6. SiT, optional: the same transformer, but data and noise are joined by straight lines, and the
+# network predicts the velocity along them (flow matching). The interface is that of DDPM.
 
 class SiT:
-    """The linear interpolant x_t = (1 - t) x0 + t eps of SiT, solved as an ordinary differential equation."""
+    """The linear interpolant x_t = (1 - t) x0 + t eps, t in [0,1] (Ma et al. 2024)."""
     samplers = ("euler", "heun")
-    N = 1  # the last level, as in DDPM: the network is told t / N
+    N = 1
 
     def draw_levels(self, shape, generator=None, device=None):
-        """Levels to train at: uniform in (0,1]."""
-        return 1 - torch.rand(shape, generator=generator, device=device)
+        """Levels in (0,1), the middle ones more often: see DDPM."""
+        return torch.randn(shape, generator=generator, device=device).sigmoid()
 
-    def level_of(self, noise):
-        """The level whose noise has this standard deviation: itself."""
-        return torch.as_tensor(noise)
-
-    def schedule(self, steps, device=None):
-        """The levels a sampler visits, from 1 down to 0: (steps+1,)."""
-        return torch.linspace(1, 0, steps + 1, device=device)
+    def schedule(self, steps, strength=1.0, device=None):
+        """steps + 1 levels, evenly spaced, from `strength` down to 0."""
+        return torch.linspace(strength, 0, steps + 1, device=device)
 
     def q_sample(self, x0, t, eps):
         """x_t from data and noise."""
-        t = per_frame(t, x0)
+        t = per_frame(t)
         return (1 - t) * x0 + t * eps
 
     def target(self, x0, eps, t):
-        """The velocity dx_t/dt."""
+        """The velocity dx_t / dt."""
         return eps - x0
 
-    def euler(self, model, x, t, s, caption, generator=None):
-        """One step along the velocity at the start. Error of order 1."""
-        return x + per_frame(s - t, x) * model(x, t, caption)
+    def euler(self, model, x, t, s, caption, randn=torch.randn_like):
+        """One step along the velocity at the start: error of order 1."""
+        return x + per_frame(s - t) * model(x, t, caption)
 
-    def heun(self, model, x, t, s, caption, generator=None):
-        """The mean of the velocities at both ends. Error of order 2."""
+    def heun(self, model, x, t, s, caption, randn=torch.randn_like):
+        """A step along the mean of the velocities at both ends: error of order 2."""
         velocity = model(x, t, caption)
-        at_end = model(x + per_frame(s - t, x) * velocity, s, caption)
-        at_end = torch.where(per_frame(s == 0, x), velocity, at_end)           # level 0 is not trained: Euler there
-        return x + per_frame(s - t, x) * (velocity + at_end) / 2
+        at_end = model(x + per_frame(s - t) * velocity, s, caption)
+        at_end = torch.where(per_frame(s == 0), velocity, at_end)  # 0 is not trained: Euler's step
+        return x + per_frame(s - t) * (velocity + at_end) / 2
 
 
-def make_process(config, device=None):
-    """The process that a config names."""
-    return DDPM(config.noise_steps, config.prediction, device) if config.process == "ddpm" else SiT()
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# 7. Training: which frames are known, the loss, the optimizers. The loop itself is in train.py.
-# Tests: training_windows_hold_every_use, loss_ignores_known_frames, every_unknown_token_weighs_the_same.
+# --------------------------------------------------------------------------------------------------
+# 7. Training: which frames are known, the loss, the optimiser. The loop is in train.py.
 
 def draw_windows(config, B, F, generator=None):
-    """Draws what to show in B training clips of F latent frames: so every use in sections 8 and 9 is practised.
+    """Draws what B training clips of F latent frames show, so that every use below is practised.
 
-    In a share `config.known` 1 to F-1 latent frames are known: at the start, at the end, or, if there are two, at both.
-    A known first or last one may be an anchor, from up to `config.reach` video frames before or after its place; more
-    than half of that (`config.far`) is told as half: "so far or farther", which holds at any distance. A known first
-    one may be a still, one frame four times; clips of one latent frame, images, always are.
-    Returns, on the CPU, (known (B,F) bool, times (B,F): where in time each latent frame stands, usually 0..F-1,
-    frames (B,4F): the video frames that they are made of, counted like times but in video frames).
-    """
-    draw = lambda low, high, n=1: torch.randint(low, high, (B, n), generator=generator)
-    chance = lambda share, n=1: torch.rand(B, n, generator=generator) < share
-    index, kind = torch.arange(F), draw(0, 3)                                  # kind 0: start, 1: end, 2: both
-    n = draw(min(1, F - 1), F) * chance(config.known)                          # (B,1): how many are known
-    split = ((n - 1) * torch.rand(B, 1, generator=generator)).ceil().long()    # of both, 1..n-1 at the start
-    start = torch.where(kind == 2, split, n * (kind == 0))
-    known = (index < start) | (index >= F - n + start)                         # (B,F)
-    outward = (index == F - 1).long() - (index == 0).long()                    # (F,): -1 the first, 1 the last
-    anchor = known & chance(config.anchors if config.reach else 0, F)
-    gap = outward * anchor * draw(1, max(config.reach // TIME, 1) + 1, F)
-    times = index + gap.clamp(-config.far, config.far)
-    frames = TIME * (index + gap)[..., None] + torch.arange(TIME)              # (B,F,4)
-    still = (known & chance(config.stills))[:, 0] | (F == 1)                   # (B,)
-    frames[still, 0] = frames[still, 0, -1:]
-    return known, times, frames.flatten(1)
+    In a share `config.known` of the clips some latent frames are known: the first, the last, or both
+    ends. A known first (last) frame may be an anchor: it comes from up to `config.reach` video frames
+    earlier (later), and shows what must not be forgotten. In a long video anchors are farther away
+    than any distance in training, so the network is never told the true one, but always `reach`.
+    Returns, on the CPU: known (B,F) bool; positions (B,F), where in time the network is told that
+    each latent frame is; frames (B,4F), the video frames to show, 0 being the window's first."""
+    def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
+        return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()
+
+    n_first = whole(0, F - 1)
+    n_last = whole(0, F - 1 - n_first)
+    index = torch.arange(F)
+    known = (index < n_first[:, None]) | (index >= F - n_last[:, None])
+    mirrored = torch.rand(B, 1, generator=generator) < 0.5          # both directions alike
+    known = torch.where(mirrored, known.flip(1), known)
+    known &= torch.rand(B, 1, generator=generator) < config.known
+    positions = index.repeat(B, 1)
+    source = positions.clone()                                      # where frames really are
+    reach = config.reach // TIME
+    for end, direction in ((0, -1), (F - 1, 1)):
+        share = config.anchors if reach > 0 else 0
+        anchor = known[:, end] & (torch.rand(B, generator=generator) < share)
+        source[anchor, end] += direction * whole(1, reach)[anchor]  # shown: 1 to reach farther
+        positions[anchor, end] += direction * reach                 # told: always reach
+    frames = TIME * source[:, :, None] + torch.arange(TIME)         # (B,F,4)
+    return known, positions, frames.flatten(1)
 
 
-def diffusion_loss(model, process, config, groups, generator=None):
-    """Squared error of the network's predictions, averaged over the tokens of unknown frames, of all clips alike.
+def draw_noise(process, config, shape, known, caption, generator=None):
+    """The other random parts of a training step, on latents of `shape` (B,C,F,h,w).
 
-    model: `DiT.packed`, or a function like it; groups: a list of (x0 (B,C,F,h,w) clean normalised latents, caption
-    (B,words) ids, known (B,F), times (B,F)), the last two as `draw_windows` draws them; times may be None.
-    All unknown frames of a clip share one level. The known ones have levels of their own in a share `config.forcing` of
-    the clips (as in diffusion forcing); elsewhere, clean or, in half, with a noise of up to 0.3. Captions are dropped.
-    Returns (loss, error (R,), t (R,) in [0,1], set to 0 where a frame is known so that a log by level can skip it).
-    """
-    noisy, targets, weights, levels = [], [], [], []
-    for x0, caption, known, times in groups:
-        B, _, F, h, w = x0.shape
-        uniform = lambda *shape: torch.rand(shape, generator=generator, device=x0.device)
-        draw_levels = lambda *shape: process.draw_levels(shape, generator, x0.device)
-        drop = torch.where(known.any(1, keepdim=True), config.caption_drop_known, config.caption_drop)
-        caption = caption.masked_fill(uniform(B, 1) < drop, 0)
-        known_level = process.level_of(0.6 * (uniform(B, 1) - 0.5).clamp(min=0))           # (B,1): of half of them 0
-        known_level = torch.where(uniform(B, 1) < config.forcing, draw_levels(B, F), known_level)
-        t = torch.where(known, known_level, draw_levels(B, 1))                 # (B,F)
-        eps = gauss(x0, generator)
-        noisy.append((process.q_sample(x0, t, eps), t / process.N, caption, times, known))
-        targets.append(process.target(x0, eps, t))
-        weights.append(~known.flatten() * (h * w))
-        levels.append(t.masked_fill(known, 0).flatten() / process.N)
-    error = torch.cat([(out - target).square().mean(dim=(1, 3, 4)).flatten()
-                       for out, target in zip(model(noisy), targets)])         # (R,)
-    weights = torch.cat(weights)
-    return (error * weights).sum() / weights.sum(), error.detach(), torch.cat(levels)
+    Returns t (B,F), one level for all unknown frames of a clip, 0 for known ones; the noise eps; and
+    the caption, set to 0 in some clips, more often in those whose known frames already show it."""
+    B, device = shape[0], known.device
+    t = torch.where(known, 0, process.draw_levels((B, 1), generator, device))   # (B,F)
+    eps = torch.randn(shape, generator=generator, device=device)
+    share = torch.where(known.any(1), config.caption_drop_known, config.caption_drop)
+    drop = torch.rand(B, generator=generator, device=device) < share            # (B,)
+    caption = caption.clone()
+    caption[drop] = 0
+    return t, eps, caption
+
+
+def diffusion_loss(model, process, x0, caption, known, positions, t, eps, count=None):
+    """Squared error of the network's predictions, averaged over the unknown latent frames.
+
+    x0 (B,C,F,h,w): clean latents; known, positions (B,F): from `draw_windows`; t, eps, caption:
+    from `draw_noise`; count: what to divide by if these clips are only a part of a batch. Returns
+    the loss and the error of each latent frame (B,F)."""
+    x_t = process.q_sample(x0, t, eps)
+    output = model(x_t, t / process.N, caption, positions)
+    error = (output - process.target(x0, eps, t)).square().mean((1, 3, 4))      # (B,F)
+    if count is None:
+        count = (~known).sum()
+    return (error * ~known).sum() / count, error
 
 
 def newton_schulz(matrices, steps=5):
-    """Brings all singular values of matrices (..., rows, columns) near 1: they become about orthogonal.
+    """Makes matrices (n,rows,columns) nearly orthogonal: all singular values become about 1.
 
-    Every step applies the odd polynomial a x + b x^3 + c x^5 to the singular values, without computing them. The
-    coefficients (Jordan et al. 2024) make it as steep as possible at 0, so that small ones grow 3.4-fold a step, at the
-    price of never settling: after 5 steps those that were above about 0.01 of the norm are in [0.68, 1.2].
-    """
+    Each step applies a x + b x^3 + c x^5 to all of them. The coefficients (Jordan et al. 2024) make
+    it steep at 0, where values grow 3.4-fold a step. The price is that they do not converge to 1:
+    after 5 steps those that were above 0.01 of the norm are in [0.68, 1.2]."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)          # no singular value above 1
-    tall = x.shape[-2] > x.shape[-1]
+    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)            # none is above 1 now
+    tall = x.shape[1] > x.shape[2]
     if tall:
-        x = x.mT                                                               # x @ x.mT is then the smaller square
+        x = x.mT                                                               # x @ x.mT is smaller
     for _ in range(steps):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
@@ -649,13 +628,10 @@ def newton_schulz(matrices, steps=5):
 
 
 class Muon(torch.optim.Optimizer):
-    """Gradient descent in which every direction of a matrix moves by the same amount (Muon, Jordan et al. 2024).
-
-    A gradient's few large singular values would otherwise drown the many small ones, which carry rare features. The
-    step is scaled to be as large as AdamW's usually are (root mean square 0.2 lr an entry; Liu et al. 2025).
-    Matrices of one shape are orthogonalised in one batch, in `dtype`: bfloat16 pays only where it is multiplied by
-    hardware. Kernels of more axes count as matrices of (outputs, all else).
-    """
+    """Momentum, with every update made orthogonal (Jordan et al. 2024): all directions in which a
+    matrix acts change by the same amount, and no few large ones drown the others. The size of a
+    step is that of AdamW's, 0.2 lr for each entry (root mean square; Liu et al. 2025). A kernel is
+    flattened to (outputs, all else). dtype: of the products; bfloat16 only if hardware has it."""
 
     def __init__(self, params, lr, momentum=0.95, dtype=torch.float32):
         super().__init__(params, dict(lr=lr, momentum=momentum))
@@ -664,191 +640,161 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            updates = {}                                                       # {shape: [(parameter, update), ...]}
+            updates = {}                                            # shape: [(parameter, update)]
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                if "momentum" not in self.state[p]:
-                    self.state[p]["momentum"] = torch.zeros_like(p)
-                average = self.state[p]["momentum"]
-                average.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(average, group["momentum"])               # Nesterov: the average one step ahead
-                updates.setdefault(p.shape, []).append((p, update))
-            for shape, pairs in updates.items():
-                batch = torch.stack([update.flatten(1) for _, update in pairs])            # (n, rows, columns)
-                scale = 0.2 * max(batch.shape[1:]) ** 0.5
-                for (p, _), update in zip(pairs, newton_schulz(batch.to(self.dtype))):
-                    p.sub_(update.view_as(p).to(p.dtype), alpha=group["lr"] * scale)
+                if "buffer" not in self.state[p]:
+                    self.state[p]["buffer"] = torch.zeros_like(p)
+                buffer = self.state[p]["buffer"]
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(buffer, group["momentum"])     # Nesterov: looks one step ahead
+                updates.setdefault(p.shape, []).append((p, update.flatten(1)))
+            for pairs in updates.values():
+                batch = torch.stack([update for _, update in pairs])            # (n,rows,columns)
+                orthogonal = newton_schulz(batch.to(self.dtype)).to(batch.dtype)
+                size = 0.2 * max(batch.shape[1:]) ** 0.5         # entries are 1 / sqrt(longer side)
+                for (p, _), update in zip(pairs, orthogonal):
+                    p.sub_(update.view_as(p), alpha=group["lr"] * size)
 
 
-def make_optimizers(net, lr_muon, lr):
-    """Muon for the matrices that the network lists, AdamW for everything else; lr_muon 0: AdamW alone."""
-    matrices = net.matrices() if lr_muon else []
-    rest = [p for p in net.parameters() if not any(p is q for q in matrices)]
-    muon = [Muon(matrices, lr_muon)] if matrices else []
-    return [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True), *muon]
+# --------------------------------------------------------------------------------------------------
+# 8. Sampling. One mask of known latent frames makes text-to-video (none known), image-to-video (the
+# first known), extension forward and backward, and infilling (both ends known).
 
+def guided(model, scale):
+    """The model with classifier-free guidance (Ho & Salimans, eq. 6; scale is 1 + their w).
 
-# ------------------------------------------------------------------------------------------------------------------
-# 8. Sampling. One mask of known latent frames makes text-to-video (nothing known), extension forward and backward (the
-# first or last known), connecting two clips (both ends known): known frames stay at their level, untouched. Tests:
-# known_frames_come_back_bit_equal, guidance_is_linear_and_acts_on_every_channel, strength_says_how_much_is_left.
-
-def guided(model, known, noise, scale, history):
-    """The model with guidance: away from what it says without a caption, and without the known frames.
-
-        out = model() + history * (model(known) - model()) + scale * (model(known, caption) - model(known))
-
-    where model() is told neither: it sees `noise` alone (t / N = 1) where frames are known. With history = 1 this is
-    classifier-free guidance (Ho & Salimans, eq. 6; scale is 1 + their w), without a caption the history guidance of
-    Song et al. 2025. They guide eps; v, x0 and the velocity are linear in it at a given x_t. All channels are guided.
-    """
-    def with_guidance(x, t, caption):
-        nothing = torch.zeros_like(caption)
-        blank = torch.where(per_frame(known, x), noise, x), t.masked_fill(known, 1), nothing
-        terms = (scale, (x, t, caption)), (history - scale, (x, t, nothing)), (1 - history, blank)
-        weights, inputs = zip(*[term for term in terms if term[0]])            # those with weight 0 need no computing
-        outputs = model(*map(torch.cat, zip(*inputs))).chunk(len(weights))
-        return sum(weight * out for weight, out in zip(weights, outputs))
-    return with_guidance
+    They guide eps. At a given x_t, v, x0 and the velocity are affine in eps, so the same holds."""
+    def guided_model(x, t, caption):
+        captions = torch.cat([caption, torch.zeros_like(caption)])
+        with_caption, without = model(torch.cat([x, x]), torch.cat([t, t]), captions).chunk(2)
+        return without + scale * (with_caption - without)
+    return model if scale == 1 else guided_model
 
 
 @torch.no_grad()
-def generate(model, process, latent, known, caption, times=None, steps=50, guidance=1.0, history_guidance=1.0,
-             sampler=None, context_noise=0.0, strength=1.0, generator=None):
-    """Fills in the unknown latent frames, all of them jointly. Known frames come back bit for bit.
+def generate(model, process, latent, known, caption, positions=None, steps=50, guidance=1.0,
+             sampler=None, strength=1.0, randn=torch.randn_like):
+    """Fills in the unknown latent frames, all jointly. The known ones come back bit for bit.
 
-    model(x, t, caption[, times]): a DiT, or any function like it; latent (B,C,F,h,w); known (F,), True: given;
-    caption (B,words) ids; times (F,): where in time the frames stand, None: one after the other;
-    sampler: one of process.samplers, None for the first; guidance, history_guidance: see `guided`, 1 is none;
-    context_noise: while sampling, bring the known frames to the level whose noise has this deviation, and tell the
-    model so: it then does not rely on their last detail (GameNGen, section 3.2.1; trained for up to 0.3);
-    strength in (0,1]: start from the unknown frames of `latent`, noised to this share of N, instead of from noise
-    alone; what is left of them then leads the result (SDEdit, algorithm 1). At 1, none is left; generator: see `gauss`.
-    """
-    if hasattr(model, "remember"):                                             # a DiT, compiled or not
-        model = model.remember(known, torch.arange(len(known), device=latent.device) if times is None else times)
-    elif times is not None:
-        model = lambda x, t, caption, plain=model: plain(x, t, caption, times.expand(t.shape))
-    known = known.expand(latent.shape[0], latent.shape[2])
-    known_level, held = process.level_of(context_noise) * known, per_frame(known, latent)  # (B,F) and (B,1,F,1,1)
-    levels = process.schedule(max(round(strength * steps), 1), latent.device)
-    levels = (strength * levels).to(levels.dtype)
-    noise = gauss(latent, generator)
-    x = noise if strength == 1 else process.q_sample(latent, levels[:1].expand_as(known), noise)
-    x = torch.where(held, process.q_sample(latent, known_level, noise), x)
-    led = guided(model, known, noise, guidance, history_guidance)
+    latent (B,C,F,h,w), known (F,) bool: unknown frames of `latent` are ignored unless strength < 1
+    caption: word ids (B,words), or (B,F,words), one for each latent frame
+    positions (F,): where each latent frame is in time; None: one after the other from 0
+    sampler: one of process.samplers, None: the first; guidance: see `guided`, 1 is none
+    strength in (0,1]: begin with the unknown frames of `latent`, noised to level strength x N,
+        instead of with noise alone (SDEdit); the less noise, the more is kept of them
+    randn(x): draws normal noise like x; hand in your own to give each clip a seed of its own"""
+    if steps < 1 or not 0 < strength <= 1:
+        raise InputError(f"steps {steps}, strength {strength}: expected 1 or more, and (0,1]")
+    B, _, F, _, _ = latent.shape
+    if positions is None:
+        positions = torch.arange(F, device=latent.device)
+    known_pixels = per_frame(known[None])                   # (1,1,F,1,1)
+
+    def model_here(x, t, caption):
+        return model(x, t, caption, positions.expand(len(x), F))
+
+    denoiser = guided(model_here, guidance)
     step = getattr(process, sampler or process.samplers[0])
-    for t, s in pairwise(torch.where(known, known_level, t) for t in levels):
-        x = torch.where(held, x, step(led, x, t, s, caption, generator))
-    return torch.where(held, latent, x)
+    levels = process.schedule(steps, strength, latent.device)       # (steps+1,)
+    unknown = ~known.expand(B, F)
+    levels = levels[:, None, None] * unknown                        # (steps+1,B,F), 0 where known
+    x = randn(latent)
+    if strength < 1:
+        x = process.q_sample(latent, levels[0], x)
+    for t, s in pairwise(levels):
+        x = torch.where(known_pixels, latent, x)
+        x = step(denoiser, x, t, s, caption, randn)
+    return torch.where(known_pixels, latent, x)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# 9. Long video: the window slides, forward or backward in time. Everything stays in latent space: what was generated
-# is never encoded again. Tests: extension_continues_from_the_newest_frames, backward_extension_mirrors_forward,
-# the_anchor_stays_in_the_window_at_its_place, connecting_fills_the_gap, the_other_end_is_in_sight.
+# --------------------------------------------------------------------------------------------------
+# 9. Long video. All stays in latent space: what was generated is never decoded and encoded again.
+# But it counts as known, with its errors; that clips do not drift off is measured, not guaranteed.
 
-def fill(model, process, before, new, after, caption, **sampling):
-    """New latent frames between those known before and after, maybe none, all sampled jointly, (B,C,F,h,w) each.
-    new: how many, or, for `strength`, what to start from; sampling: passed on to `generate`."""
-    new = before.new_zeros(*before.shape[:2], new, *before.shape[3:]) if isinstance(new, int) else new
-    known = torch.cat([torch.full((x.shape[2],), x is not new, device=x.device) for x in (before, new, after)])
-    return generate(model, process, torch.cat([before, new, after], dim=2), known, caption, **sampling)[:, :, ~known]
+def extend(model, process, past, caption, window, context, anchor=0, backward=False, **sampling):
+    """An autoregressive rollout without end: yields the next latent frames, window after window.
+
+    past (B,C,F,h,w): the latent frames so far; F may be 0
+    caption: (B,words), or (B,F',words): a caption for each latent frame of the video (counted from
+        the end of `past` if backward), the last of which holds for all later ones
+    window: latent frames sampled jointly, of which up to `context` are the newest of the past
+    anchor: 0, or config.reach / 4. Once the video's first latent frame is no longer in sight, every
+        window begins with it, told at this distance, as in training: what keeps it from forgetting.
+    backward: `past` is what comes afterwards; yields what is before it, in reverse order
+    sampling: goes to `generate`"""
+    most = window - 1 - (anchor > 0)
+    if not 0 <= context <= most:
+        raise InputError(f"context of {context} latent frames: expected 0 to {most} in this window")
+    if backward:
+        past = past.flip(2)                                         # the newest is last, as forward
+    first, made, recent = past[:, :, :1], past.shape[2], past
+    while True:
+        recent = recent[:, :, max(recent.shape[2] - context, 0):]
+        known, n_recent = recent, recent.shape[2]
+        positions = torch.arange(window, device=past.device)
+        shown = positions + made - n_recent                       # which latent frames of the video
+        if anchor and made > n_recent:
+            # For example window 4, context 2, made 10: instead of frames 8 9 10 11 at positions
+            # 0 1 2 3, the window shows 0 8 9 10 at positions -anchor 1 2 3; 10 is new.
+            known = torch.cat([first, recent], dim=2)
+            shown = torch.cat([shown.new_zeros(1), shown[:-1]])
+            positions[0] = -anchor
+        n = known.shape[2]
+        B, C, _, h, w = known.shape
+        latent = torch.cat([known, known.new_zeros(B, C, window - n, h, w)], dim=2)
+        is_known = torch.arange(window, device=past.device) < n
+        words = caption
+        if caption.ndim == 3:
+            words = caption[:, shown.clamp(max=caption.shape[1] - 1)]           # (B,window,words)
+        positions = -positions if backward else positions           # backward: time runs down
+        new = generate(model, process, latent, is_known, words, positions, **sampling)[:, :, n:]
+        yield new
+        first = new[:, :, :1] if made == 0 else first
+        recent = torch.cat([recent, new], dim=2)
+        made += new.shape[2]
 
 
-def extend(model, process, past, caption, window, context, anchor=0, backward=False, draft=None, **sampling):
-    """Goes on without end: yields the next latent frames, one window after the other; `take` what you need.
-
-    past (B,C,F,h,w): the latent frames so far, F may be 0; window: latent frames sampled jointly, of which up to
-    `context` are the newest of the past; sampling: passed on to `generate`;
-    anchor: the first latent frame of all stays in every window, to remember by, and the network is told how many lie
-    between it and the context, `anchor` if more do (trained: the config's `far`). 0: windows do without it;
-    backward: `past` is what comes after, and what is before it is yielded, the nearest frames first;
-    draft (B,C,F',h,w), forward only: the new frames start from these, if `strength` is below 1, and end where they end.
-    """
-    if not 0 <= context < window - bool(anchor):
-        raise InputError(f"context of {context} latent frames{' and an anchor' * bool(anchor)}: expected fewer in all "
-                         f"than the {window} of the window")
-    past, direction = (past.flip(2), -1) if backward else (past, 1)            # the newest last, and times run down
-    length, first, nothing = past.shape[2], past[:, :, :1], past[:, :, :0]
-    while draft is None or draft.shape[2]:
-        near = past[:, :, max(past.shape[2] - context, 0):]
-        away = min(anchor + bool(anchor), length - near.shape[2])              # from the anchor to the context
-        old = torch.cat([first[:, :, :bool(away)], near], dim=2)
-        new = size = window - old.shape[2]
-        if draft is not None:
-            new, draft, size = draft[:, :, :size], draft[:, :, size:], min(size, draft.shape[2])
-        times = direction * torch.tensor([-away] * bool(away) + [*range(near.shape[2] + size)], device=near.device)
-        new = fill(model, process, old, new, nothing, caption, times=times, **sampling)
-        yield new.flip(2) if backward else new
-        first, past, length = first if length else new[:, :, :1], torch.cat([near, new], dim=2), length + new.shape[2]
-
-
-def take(windows, frames, backward=False):
-    """The first `frames` latent frames of what `extend` yields, in the order of time: (B,C,frames,h,w)."""
+def take(windows, frames):
+    """The first `frames` latent frames that `extend` yields: (B,C,frames,h,w)."""
     new = next(windows)
     while new.shape[2] < frames:
-        new = torch.cat([next(windows), new] if backward else [new, next(windows)], dim=2)
-    return new[:, :, new.shape[2] - frames:] if backward else new[:, :, :frames]
+        new = torch.cat([new, next(windows)], dim=2)
+    return new[:, :, :frames]
 
 
 def connect(model, process, before, after, gap, caption, window, context, anchor=0, **sampling):
-    """The `gap` latent frames between two clips (B,C,F,h,w): (B,C,gap,h,w).
+    """The `gap` latent frames that lead from one clip to another, (B,C,gap,h,w); caption (B,words).
 
-    The last window knows both ends, half of the context, at least a frame, on either side. Those before it go on from
-    `before`, as in `extend`; their last frame is the first of `after`, as if at most `anchor` lay between (0: without).
-    """
-    side, new = max(context // 2, 1), before[:, :, :0]
-    if window <= (least := max(2 * side, context + bool(anchor))):
-        raise InputError(f"window of {window} latent frames: expected {least + 1} or more, to know both ends")
-    while (left := gap - new.shape[2]) > 0:
-        rest = max(left - (window - 2 * side), 0)                              # to be made before the last window
-        near = torch.cat([before, new], dim=2)[:, :, -(context if rest else side):]
-        end = after[:, :, :bool(anchor) if rest else side]
-        size = min(rest or left, window - near.shape[2] - end.shape[2])
-        times = torch.arange(near.shape[2] + size + end.shape[2], device=near.device)
-        times[near.shape[2] + size:] += min(left - size, anchor)
-        new = torch.cat([new, fill(model, process, near, size, end, caption, times=times, **sampling)], dim=2)
-    return new
-
-
-def loop(model, process, nothing, frames, caption, window, context, anchor=0, **sampling):
-    """A window of frames connected to itself: (B,C,frames,h,w), more than fit between two ends. nothing: (B,C,0,h,w)"""
-    body = min(window, frames - (window - 2 * max(context // 2, 1)))
-    new = take(extend(model, process, nothing, caption, window, context, **sampling), body)
-    back = connect(model, process, new, new, frames - body, caption, window, context, anchor, **sampling)
-    return torch.cat([new, back], dim=2)
+    A last window fills what it has room for between known frames, half of `context`, at least one,
+    on either side. If the gap is longer than that, `before` is extended first."""
+    side = max(context // 2, 1)
+    room = window - 2 * side
+    if room < 1 or gap < 1:
+        raise InputError(f"gap {gap}, window {window}: expected at least 1 and {2 * side + 1} latent frames")
+    new = before[:, :, :0]
+    if gap > room:
+        windows = extend(model, process, before, caption, window, context, anchor, **sampling)
+        new = take(windows, gap - room)
+    start, end = torch.cat([before, new], dim=2)[:, :, -side:], after[:, :, :side]
+    B, C, n, h, w = start.shape
+    blank = start.new_zeros(B, C, min(gap, room), h, w)
+    latent = torch.cat([start, blank, end], dim=2)
+    index = torch.arange(latent.shape[2], device=latent.device)
+    known = (index < n) | (index >= n + blank.shape[2])
+    filled = generate(model, process, latent, known, caption, **sampling)
+    return torch.cat([new, filled[:, :, n:n + blank.shape[2]]], dim=2)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# 10. Checkpoints, one file with everything, written so that a crash never leaves half of one.
+def loop(model, process, empty, frames, caption, window, context, anchor=0, **sampling):
+    """A video that ends where it began, (B,C,frames,h,w).
 
-FORMAT = 3  # goes up when an old checkpoint can no longer be read, or would compute something else
-
-
-def save_checkpoint(path, **state):
-    """Writes a temporary file beside `path`, then renames: the old checkpoint is there until the new one is whole.
-
-    train.py keeps config, words, command, the weights vae, dit and ema (the average that samples), the stage it is in
-    (0: VAE, 1: transformer) with its optimizers, step, seconds, and the half-filled line of the log.
-    """
-    torch.save({"format": FORMAT, **state}, f"{path}.tmp")
-    os.replace(f"{path}.tmp", path)
-
-
-def load_checkpoint(path, device="cpu"):
-    """What `save_checkpoint` wrote, config as a Config. Raises InputError if it is missing, damaged, foreign or old."""
-    if not os.path.isfile(path):
-        raise InputError(f"{path}: no such checkpoint; `python train.py` makes one")
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # a damaged file can fail in the zip, the pickle or the tensor reader
-        raise InputError(f"{path}: damaged, or not a checkpoint of sora.py ({type(error).__name__})") from None
-    found = state.get("format") if isinstance(state, dict) else None
-    if found != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of this sora.py (format {found}, not {FORMAT}): train it again")
-    try:
-        return state | {"config": Config(**state["config"])}
-    except TypeError as error:
-        raise InputError(f"{path}: from another version of sora.py ({error})") from None
+    Samples a window, then fills the way from its end back to its beginning. In a short video the
+    window is cut, so that there is a way to fill. caption (B,words); empty: (B,C,0,h,w)."""
+    room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once
+    if frames <= room:
+        raise InputError(f"loop of {frames} latent frames: expected more than {room}, the way back")
+    windows = extend(model, process, empty, caption, window, context, **sampling)
+    start = take(windows, min(window, frames - room))
+    gap = frames - start.shape[2]
+    back = connect(model, process, start, start, gap, caption, window, context, anchor, **sampling)
+    return torch.cat([start, back], dim=2)

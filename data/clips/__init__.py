@@ -1,0 +1,1 @@
+"""Where training clips come from, and how clips are read and written."""

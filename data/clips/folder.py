@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.runtime.cli import check, check_words
+from data.runtime.config import check
 from data.clips.files import PICTURES, make_folder, read_frames, resize, to_float
 from data.clips.moving_mnist import MovingMNIST, load_digits
 from sora import TIME, InputError
@@ -157,6 +157,13 @@ class ClipFolder:
         index = self.first[which] + start + frames - low[:, None]              # (n,T)
         video = torch.from_numpy(self.pixels[index.numpy()]).to(self.device)   # (n,T,H,W,c)
         return video.movedim(-1, 1).float() / 127.5 - 1, self.captions[which[:, 0]].to(self.device)
+
+
+def check_words(config, words, known):
+    """Raises InputError unless the words of a data set are those of a checkpoint: their ids must mean the same."""
+    if words != known:
+        raise InputError(f"--data {config.data}: its words are {', '.join(words)}; the checkpoint's are "
+                         f"{', '.join(known)}: train anew, with another --out")
 
 
 def load_data(config, split, device="cpu"):

@@ -175,5 +175,5 @@ def main():
 
 
 if __name__ == "__main__":
-    from data.runtime.cli import run_script
+    from data.runtime.errors import run_script
     run_script(main)

@@ -1,0 +1,1 @@
+"""What the numbers are: referee, metrics, score, long videos, ends."""

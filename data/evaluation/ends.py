@@ -1,76 +1,105 @@
-"""Are the ends met? Numbers for loops, for the middle of a clip, and for extension backward against forward.
+"""Are the ends met? Numbers for loops, for middles of clips, for extension backward and forward.
 
-    python -m data.evaluation.ends --ckpt out/sora.pt
+    python3 -m data.evaluation.ends --ckpt out/sora.pt
 
-- loops: how much the last frame differs from the first, absolute difference averaged over pixels (`seam`), and how much
-  that change differs from the changes before and after it (`seam, velocity`), each divided by the median of the same
-  between the clip's other frames. Beside it, in the columns `inside`, the same for some frame inside the clip, of
-  loops and of real clips: how far from 1 a single frame is without a seam. `largest`: the largest change of a clip but
-  for the seam, relative to its median; `way back`: speed of the centre over the last frames, which lead to the first;
-- middle: of held-out clips as long as a window the first and last latent frame are given, without a caption; squared
-  error a frame and legibility of what is generated between them, against blending the two ends;
-- extension: held-out clips of half a window are extended by a window, with the caption, forward and backward, and
-  what is new is judged (score.py says what the numbers mean).
-All of them with 95 % bootstrap intervals over clips.
+README.md beside this file says what the three tables mean.
 """
 import argparse
 from dataclasses import replace
 
 import torch
 
-from data.runtime.cli import autocast, default_ckpt, load_models, run_script, use_device, window_of
+from data.evaluation.intervals import interval
 from data.evaluation.judge import Judge, readable, real_clips
-from data.evaluation.metrics import interval, motion, squared_error
-from data.evaluation.score import show
-from sora import SPACE, TIME, InputError, extend, fill, loop, take
+from data.evaluation.metrics import motion, squared_error
+from data.evaluation.score import blank_latent, noise_of
+from data.evaluation.tables import show
+from data.runtime.checkpoints import default_ckpt, load_models
+from data.runtime.config import window_of
+from data.runtime.errors import run_script
+from data.runtime.machine import autocast, default_device, use_device
+from sora import TIME, InputError, extend, generate, loop, take
 
+
+# --- loops --------------------------------------------------------------------------------------------
 
 def seam(video, at):
-    """Of clips (B,1,T,H,W), seen as a circle: the change into frame `at` (B,), and the change of the changes on either
-    side of it, each divided by its median over frames that are not next to it: {name: (B,)}."""
-    change = video - video.roll(1, dims=2)                                     # [t]: from t - 1 to t
-    turn = change.roll(-1, dims=2) - change                                    # [t]: between the changes around t
-    of = {"seam": change.abs().mean((1, 3, 4)), "seam, velocity": torch.maximum(
-        turn.abs().mean((1, 3, 4)), turn.roll(1, dims=2).abs().mean((1, 3, 4)))}               # (B,T) each
-    inside = ~torch.nn.functional.one_hot(at, video.shape[2]).bool()
-    inside &= inside.roll(1, dims=1) & inside.roll(-1, dims=1)
-    middle = {name: x.where(inside, x.new_tensor(float("nan"))).nanmedian(1).values for name, x in of.items()}
-    table = {name: x.gather(1, at[:, None])[:, 0] / middle[name] for name, x in of.items()}
-    return table | {"largest": of["seam"][:, 1:].amax(1) / middle["seam"]}    # the seam itself aside
+    """How much clips (B,1,T,H,W), played in a circle, jump at the frames `at` (B,): {name: (B,)}.
+
+    seam: the change into that frame, absolute difference averaged over pixels
+    seam, velocity: how much that change differs from the ones before and after, the larger of both
+    largest: the largest change into any frame but the first
+    All are divided by their median over the clip's other frames, those not next to `at`."""
+    T = video.shape[2]
+    change = video - video.roll(1, dims=2)                          # [t]: from frame t - 1 to t
+    turn = (change.roll(-1, dims=2) - change).abs().mean((1, 3, 4))     # [t]: of the changes around t
+    measured = {"seam": change.abs().mean((1, 3, 4)),               # (B,T)
+                "seam, velocity": torch.maximum(turn, turn.roll(1, dims=1))}
+    steps = (torch.arange(T) - at[:, None]) % T                     # (B,T): how far behind `at`
+    other = (steps > 1) & (steps < T - 1)                           # neither `at` nor next to it
+    table = {}
+    for name, values in measured.items():
+        usual = values.masked_fill(~other, float("nan")).nanmedian(dim=1).values
+        table[name] = values.gather(1, at[:, None])[:, 0] / usual
+        if name == "seam":
+            table["largest"] = values[:, 1:].amax(1) / usual
+    return table
 
 
 @torch.no_grad()
 def loops(models, n, frames, window, context, anchor, seed, sampling):
-    """Loops as sample.py makes them: (B,c,frames,H,W) on the CPU."""
+    """n loops as sample.py makes them: (n,channels,frames,H,W) on the CPU."""
     config, vae, dit, process, _ = models
-    caption = real_clips(config, "train", n, seed + 1)[1].to(vae.mean.device)
-    blank = torch.zeros(n, config.latent_channels, 0, config.height // SPACE, config.width // SPACE,
-                        device=caption.device)
-    circle = loop(dit, process, blank, frames // TIME, caption, window, context, anchor,
-                  generator=torch.Generator(caption.device).manual_seed(seed), **sampling)
-    return vae.decode(torch.cat([circle, circle], dim=2))[:, :, frames:].clamp(-1, 1).cpu()    # the decoder warmed up
+    device = vae.mean.device
+    caption = real_clips(config, "train", n, seed + 1)[1].to(device)
+    empty = blank_latent(config, n, 0, device)
+    circle = loop(dit, process, empty, frames // TIME, caption, window, context, anchor,
+                  randn=noise_of(seed, n, device), **sampling)
+    twice = vae.decode(torch.cat([circle, circle], dim=2))          # the decoder has seen the end
+    return twice[:, :, frames:].clamp(-1, 1).cpu()
 
+
+def loop_table(models, n, frames, window, context, anchor, seed, sampling):
+    """{clips: {metric: cell}}: loops at their seam, loops and real clips at some frame inside."""
+    circle = loops(models, n, frames, window, context, anchor, seed, sampling)
+    real, _ = real_clips(replace(models.config, frames=frames), "heldout", n, seed)
+    back = window - 2 * max(context // 2, 1)                        # latent frames that lead back
+    start, inside = torch.zeros(n, dtype=torch.long), torch.arange(n) % (frames - 8) + 4
+    table = {}
+    for name, clip, at in (("at the seam", circle, start), ("inside", circle, inside),
+                           ("held out, inside", real, inside)):
+        clip = clip.mean(1, keepdim=True)
+        values = seam(clip, at)
+        values["speed"] = motion(clip)["speed"]
+        values["way back"] = motion(clip[:, :, -back * TIME:])["speed"]
+        table[name] = {metric: interval(each) for metric, each in values.items()}
+    return table
+
+
+# --- the middle, and both directions ------------------------------------------------------------------
 
 @torch.no_grad()
 def middles(models, n, window, seed, sampling):
-    """{what: {metric: interval}}: the model, blending, the VAE alone."""
+    """{what fills the middle: {metric: interval}}: the model, the ends blended, the VAE alone."""
     config, vae, dit, process, _ = models
-    config = replace(config, frames=window * TIME)
+    config, device = replace(config, frames=window * TIME), vae.mean.device
     video, caption = real_clips(config, "heldout", n, seed)
-    latent, nothing = vae.encode(video.to(vae.mean.device)), torch.zeros_like(caption).to(vae.mean.device)
-    rng = torch.Generator(vae.mean.device).manual_seed(seed)
-    filled = fill(dit, process, latent[:, :, :1], window - 2, latent[:, :, -1:], nothing,
-                  generator=rng, **sampling | dict(guidance=1.0))
-    copies = [vae.decode(torch.cat([latent[:, :, :1], z, latent[:, :, -1:]], dim=2)).clamp(-1, 1).cpu()
-              for z in (filled, latent[:, :, 1:-1])]
-    share = torch.linspace(0, 1, video.shape[2] - 2 * TIME + 2)[1:-1].view(-1, 1, 1)
-    blend = video.clone()
-    blend[:, :, TIME:-TIME] = (1 - share) * video[:, :, TIME - 1:TIME] + share * video[:, :, -TIME:1 - TIME]
-    size, judge, table = video[0, :, 0].numel(), Judge(config), {}
-    for name, clip in (("the model", copies[0]), ("blended ends", blend), ("the VAE alone", copies[1])):
-        true, made = video[:, :, TIME:-TIME], clip[:, :, TIME:-TIME]
-        table[name] = {"error": interval(squared_error(true, made) * size),
-                       "legibility": judge.measure(made, caption)["legibility"]}
+    latent = vae.encode(video.to(device))                           # (n,C,window,h,w)
+    known = torch.zeros(window, dtype=torch.bool, device=device)
+    known[0] = known[-1] = True
+    nothing = torch.zeros_like(caption, device=device)
+    filled = generate(dit, process, latent, known, nothing, randn=noise_of(seed, n, device),
+                      **sampling | dict(guidance=1.0))
+    middle = slice(TIME, video.shape[2] - TIME)
+    weight = torch.linspace(0, 1, video.shape[2] - 2 * TIME + 2)[1:-1].view(-1, 1, 1)
+    before, after = video[:, :, TIME - 1:TIME], video[:, :, -TIME:1 - TIME]     # (n,channels,1,H,W)
+    made = {"the model": vae.decode(filled).clamp(-1, 1).cpu()[:, :, middle],
+            "blended ends": (1 - weight) * before + weight * after,
+            "the VAE alone": vae.decode(latent).clamp(-1, 1).cpu()[:, :, middle]}
+    pixels, judge, table = video[0, :, 0].numel(), Judge(config), {}
+    for name, clip in made.items():
+        table[name] = {"error": interval(squared_error(video[:, :, middle], clip) * pixels),
+                       "legibility": judge.measure(clip, caption)["legibility"]}
     return table
 
 
@@ -78,51 +107,57 @@ def middles(models, n, window, seed, sampling):
 def extensions(models, n, window, context, anchor, seed, sampling):
     """{direction: {metric: interval}} of the new frames, a window of them."""
     config, vae, dit, process, _ = models
-    config, half = replace(config, frames=window * TIME), max(window // 2, 1)
+    config, half, device = replace(config, frames=window * TIME), max(window // 2, 1), vae.mean.device
     video, caption = real_clips(replace(config, frames=half * TIME), "heldout", n, seed)
-    given, words, judge, table = vae.encode(video.to(vae.mean.device)), caption.to(vae.mean.device), Judge(config), {}
-    for name, backward in (("forward", False), ("backward", True)):
-        new = take(extend(dit, process, given, words, window, context, anchor, backward=backward,
-                          generator=torch.Generator(words.device).manual_seed(seed), **sampling), window, backward)
-        whole = vae.decode(torch.cat([new, given] if backward else [given, new], dim=2)).clamp(-1, 1).cpu()
-        fresh = whole[:, :, :window * TIME] if backward else whole[:, :, half * TIME:]
-        table[name] = judge.measure(fresh, caption)
-    return table | {"held out": judge.measure(*real_clips(config, "heldout", n, seed))}
+    given, words, judge, table = vae.encode(video.to(device)), caption.to(device), Judge(config), {}
+    for name in ("forward", "backward"):
+        windows = extend(dit, process, given, words, window, context, anchor,
+                         backward=name == "backward", randn=noise_of(seed, n, device), **sampling)
+        new = take(windows, window)                                 # (n,C,window,h,w)
+        if name == "forward":
+            clip = vae.decode(torch.cat([given, new], dim=2))[:, :, half * TIME:]
+        else:                                                       # the newest is what comes first
+            clip = vae.decode(torch.cat([new.flip(2), given], dim=2))[:, :, :window * TIME]
+        table[name] = judge.measure(clip.clamp(-1, 1).cpu(), caption)
+    table["held out"] = judge.measure(*real_clips(config, "heldout", n, seed))
+    return table
 
 
 def main(argv=None):
     """All three tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--ckpt", default=default_ckpt(), help="(out/sora.pt, else the weights shipped)")
+    add("--ckpt", default=default_ckpt(), help="checkpoint (out/sora.pt, else the weights shipped)")
     add("--n", type=int, default=128, help="clips (128)")
-    add("--frames", type=int, default=48, help="of a loop (48)")
-    add("--seed", type=int, default=0)
-    add("--steps", type=int)
-    add("--window", type=int, help="video frames sampled jointly (as in training)")
-    add("--context", type=int, help="video frames of the past that a window sees (as sample.py)")
-    add("--anchor", action=argparse.BooleanOptionalAction, default=True, help="windows keep the first 4 frames (yes)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--frames", type=int, default=48, help="video frames of a loop (48)")
+    add("--seed", type=int, default=0, help="of clips, captions and noise (0)")
+    add("--steps", type=int, help="denoising steps (left out: as in the config)")
+    add("--window", type=int, help="video frames sampled jointly (left out: as in training)")
+    add("--context", type=int, help="past video frames that a window sees (left out: up to half of it)")
+    add("--anchor", action=argparse.BooleanOptionalAction, default=True,
+        help="windows keep the first 4 frames (yes)")
+    add("--device", default=default_device(), help="cuda or cpu")
     args = parser.parse_args(argv)
     use_device(args.device)
-    models = config, *_ = load_models(args.ckpt, args.device)
-    window, context, anchor = window_of(args, config)
-    back = window - 2 * max(context // 2, 1)
+    models = load_models(args.ckpt, args.device)
+    config = models.config
+    window, context, anchor = window_of(config, args.window, args.context, args.anchor)
     if not readable(config):
-        raise InputError(f"{args.ckpt}: trained on clips that the referee cannot read; expected one or two digits")
-    if args.n < 2 or args.frames % TIME or args.frames <= window * TIME or back < 1 or (args.steps or 1) < 1:
-        raise InputError(f"--n {args.n} --frames {args.frames} --window {window * TIME} --steps {args.steps}: expected "
-                         f"2 or more clips, a multiple of {TIME} frames above the window's, which is {3 * TIME} or "
-                         "more, and at least one step")
+        raise InputError(f"{args.ckpt}: trained on clips that the referee cannot read; expected one "
+                         "or two digits")
+    if args.n < 2 or args.steps is not None and args.steps < 1:
+        raise InputError(f"--n {args.n} --steps {args.steps}: expected at least 2 clips and 1 step")
+    if window < 3 or window <= 2 * max(context // 2, 1):
+        raise InputError(f"--window {window * TIME} --context {context * TIME}: expected a window of at "
+                         f"least {3 * TIME} frames, longer than its context")
+    if args.frames % TIME or args.frames <= window * TIME:
+        raise InputError(f"--frames {args.frames}: expected a multiple of {TIME}, above the window's "
+                         f"{window * TIME}")
     sampling = dict(steps=args.steps or config.sample_steps, guidance=config.guidance)
     with autocast(args.device):
-        circle = loops(models, args.n, args.frames, window, context, anchor, args.seed, sampling)
-        real = real_clips(replace(config, frames=args.frames), "heldout", args.n, args.seed)[0]
-        first, inside = torch.zeros(args.n, dtype=torch.long), torch.arange(args.n) % (args.frames - 8) + 4
-        show(f"{args.n} loops", {name: {metric: interval(values) for metric, values in (seam(clip, at) | {
-            "speed": motion(clip)["speed"], "way back": motion(clip[:, :, -back * TIME:])["speed"]}).items()}
-            for name, clip, at in (("at the seam", circle, first), ("inside", circle, inside),
-                                   ("held out, inside", real, inside))})
+        table = loop_table(models, args.n, args.frames, window, context, anchor, args.seed, sampling)
+        show(f"{args.n} loops", table)
         show("middles", middles(models, args.n, window, args.seed, sampling))
         show("new frames", extensions(models, args.n, window, context, anchor, args.seed, sampling))
 

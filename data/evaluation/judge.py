@@ -1,12 +1,19 @@
-"""The judge: the referee and what training clips look like to it. score.py says what the numbers mean."""
+"""The judge: the referee, and what training clips of moving MNIST look like to it.
+
+README.md beside this file says what the numbers mean.
+"""
 import torch
 import torch.nn.functional as nnf
 
 from data.clips.files import grid, write_still
-from data.evaluation.metrics import EXACT, frechet, handwriting, ink_of, interval, motion, nearest, permanence
 from data.clips.folder import load_data
 from data.clips.moving_mnist import MovingMNIST, load_digits
-from data.evaluation.referee import load_referee
+from data.evaluation import metrics
+from data.evaluation.intervals import interval, jackknife, share
+from data.evaluation.referee import legible, load_referee
+
+REFERENCES = 1024                                                   # training clips to compare with
+SHARES = ("legibility", "permanence", "overlaps", "usual motion")   # the values of a clip are in [0,1]
 
 
 def readable(config):
@@ -19,52 +26,100 @@ def real_clips(config, split, n, seed=0):
     return load_data(config, split).clips(n, torch.Generator().manual_seed(seed))
 
 
-class Judge:
-    """The referee, and what the training clips of a config look like to it. In float32, whatever the model uses."""
+def cells(values):
+    """{metric: (B,)} -> {metric: (value, low, high)}, without metrics for which no clip counts."""
+    table = {}
+    for metric, each in values.items():
+        cell = share(each) if metric in SHARES else interval(each)
+        if cell[0] == cell[0]:                                      # else nan
+            table[metric] = cell
+    return table
 
-    @EXACT
+
+class Judge:
+    """Measures clips of one or two digits. On the CPU in float32, whatever the model uses."""
+
+    @metrics.exact
     def __init__(self, config):
         self.config, self.referee = config, load_referee()
-        features = self.referee.clip_features(self.grey(real_clips(config, "train", 1024, seed=2 ** 31)[0]))
-        self.centre, self.scale = features.mean(0), features.std(0).clamp(min=0.1 * features.std(0).mean())
-        self.directions = torch.linalg.svd((features - self.centre) / self.scale, full_matrices=False)[2][:48].T
+        video, _ = real_clips(config, "train", REFERENCES, seed=2 ** 31)
+        features = self.referee.clip_features(grey(video))          # (REFERENCES,352)
+        spread = features.std(0)
+        self.centre, self.scale = features.mean(0), spread.clamp(min=0.1 * spread.mean())
+        axes = torch.linalg.svd((features - self.centre) / self.scale, full_matrices=False)[2]
+        self.directions = axes[:48].T                               # in which real clips vary most
         self.reference = self.project(features)
-        canvas = config.height, config.width
-        digits = MovingMNIST(*load_digits("train", config.mnist), canvas, config.digit_size).images   # (n,s,s) in [0,1]
-        self.training = self.handwriting(nnf.pad(digits, (4, 4, 4, 4))[:, None, None] * 2 - 1)
-
-    def grey(self, video):
-        return video.float().cpu().mean(1, keepdim=True)
+        if config.digits == 1:
+            canvas = config.height, config.width
+            digits = MovingMNIST(*load_digits("train", config.mnist), canvas, config.digit_size).images
+            stills = nnf.pad(digits, (4, 4, 4, 4))[:, None, None] * 2 - 1       # (n,1,1,H,W)
+            self.training = self.handwriting(stills)                # every training digit
 
     def project(self, features):
+        """Features (B,352) of the referee -> (B,48), on the directions above."""
         return (((features - self.centre) / self.scale) @ self.directions).double()
 
     def handwriting(self, video):
-        return handwriting(video, self.config.digit_size + 4)
+        """The digits of grey clips of one digit: (B,size,size)."""
+        return metrics.handwriting(video, self.config.digit_size + 4)
 
-    @EXACT
+    @metrics.exact
     def readings(self, video):
         """Digits read in each frame, sorted: (B,T,digits)."""
-        video = self.grey(video)
-        return self.referee.read(video[:, 0].flatten(0, 1)[:, None], self.config.digits).unflatten(0, (len(video), -1))
+        frames = grey(video)[:, 0]                                  # (B,T,H,W)
+        digits = self.referee.read(frames.flatten(0, 1)[:, None], self.config.digits)
+        return digits.unflatten(0, frames.shape[:2])
 
-    @EXACT
-    def measure(self, video, caption):
-        """Clips (B,c,T,H,W) and their captions (B,digits) -> {metric: (value, low, high)}."""
-        video, readings = self.grey(video), self.readings(video)
-        asked = (caption.cpu() - 1).sort(dim=1).values[:, None]
-        table = {"legibility": interval((readings == asked).all(-1).float().mean(1)),
-                 "frechet": interval(self.project(self.referee.clip_features(video)),
-                                     lambda features: frechet(self.reference, features)),
-                 "permanence": interval(permanence(readings, ink_of(video), self.config.digit_size))}
+    @metrics.exact
+    def values(self, video, caption):
+        """What each clip has of its own: {metric: (B,)}.
+
+        video (B,channels,T,H,W) in [-1,1]; caption (B,digits) word ids. Both on any device."""
+        video = grey(video)
+        readings, ink = self.readings(video), metrics.ink_of(video)
+        table = {"legibility": legible(readings, caption.cpu()).mean(1),
+                 "permanence": metrics.permanence(readings, ink, self.config.digit_size)}
         if self.config.digits == 1:
-            table["nearest"] = interval(nearest(self.handwriting(video), self.training)[0])
-        table |= {name: interval(values) for name, values in motion(video).items()}
-        return {name: cell for name, cell in table.items() if cell[0] == cell[0]}         # nan: no clip counted
+            table["nearest"] = metrics.nearest(self.handwriting(video), self.training)[0]
+        else:
+            table["overlaps"] = metrics.overlaps(ink, self.config.digit_size).float()
+        return table | metrics.motion(video)
+
+    @metrics.exact
+    def together(self, video, caption):
+        """What only many clips have, together: {metric: (value, low, high)}. See `values`."""
+        video, caption = grey(video), caption.cpu()
+        features = self.project(self.referee.clip_features(video))
+
+        def frechet_of(kept):
+            return metrics.frechet(self.reference, features[kept])
+
+        table = {}
+        if len(video) >= 4:                                         # fewer have no covariance to speak of
+            table["frechet"] = jackknife(len(video), frechet_of)
+            table["kernel distance"] = metrics.kernel_distance(self.reference, features)
+        if self.config.digits == 1:
+            digits = self.handwriting(video)
+            far = metrics.distances(digits, digits)
+
+            def variety_of(kept):
+                return metrics.variety(far[kept][:, kept], caption[kept])
+
+            table["variety"] = jackknife(len(video), variety_of)
+        return {metric: cell for metric, cell in table.items() if cell[0] == cell[0]}         # not nan
+
+    def measure(self, video, caption):
+        """Everything: {metric: (value, low, high)}. See `values`."""
+        return cells(self.values(video, caption)) | self.together(video, caption)
 
     def pairs(self, path, video):
-        """Writes a picture: the handwriting of 16 single-digit clips, and below each its nearest training digit."""
-        digits = self.handwriting(self.grey(video[:16]))
-        which = nearest(digits, self.training)[1]
+        """Writes a picture: the digits of 16 clips, and below each its nearest training digit."""
+        digits = self.handwriting(grey(video[:16]))
+        which = metrics.nearest(digits, self.training)[1]
         sheet = torch.cat([digits, self.training[which]])[:, None, None] * 2 - 1
         write_still(path, grid(sheet, columns=len(digits)), scale=2)
+
+
+def grey(video):
+    """Clips (B,channels,T,H,W) on any device -> the mean of the channels (B,1,T,H,W) on the CPU."""
+    return video.float().cpu().mean(1, keepdim=True)

@@ -1,0 +1,1 @@
+"""What the scripts share: configs and their check, the machine, checkpoints, errors in one line."""

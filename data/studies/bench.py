@@ -1,136 +1,256 @@
-"""Where the time of a training step goes, and what two choices of kernel are worth; all measured in one run.
+"""Where the time of a training step goes, and what a few choices are worth.
 
-    python -m data.studies.bench                the preset tiny; takes the flags of train.py (--preset small, --batch 64 ...)
-    python -m data.studies.bench --compile      and what compiling is worth
+    python3 -m data.studies.bench                     the preset tiny; takes the flags of train.py
+    python3 -m data.studies.bench --compile           also with torch.compile
+    python3 -m data.studies.bench --waiting           also what waiting threads cost on a CPU
+    python3 -m data.studies.bench --against video-diffusion-pytorch latte
+                                                      also against the networks of two other projects
+
+Compare only numbers of one run: what is compared takes turns, and the fastest turn counts. Operations
+(FLOP) are counted, those of products and convolutions in the networks: not the optimiser's.
 """
+import data  # first of all: it sets how the threads of torch wait
+
+import argparse
+import os
+import subprocess
 import sys
 import tempfile
 import time
 
 import torch
 import torch.nn.functional as nnf
-from tqdm import tqdm
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import train
-from data.runtime.cli import autocast, run_script, tune_cpu
-from sora import SPACE, TIME, draw_windows, generate
+from data.runtime import machine
+from data.runtime.errors import run_script
+from data.studies.peers import PEERS, REMEDY, make_peer
+from data.training.report import NAMES, count_flops, flop, product_rate, step_flops, wait
+from data.training.start import start
+from sora import SPACE, TIME, vae_loss
+
+ROUNDS, STEPS = 5, 3        # turns of each that is compared, and steps in a turn
+PARTS = ("data", "encoding", "forward", "backward", "optimiser")
 
 
-def milliseconds(work, device, repeat=20):
-    """Mean time of work() after a warm-up."""
-    sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    for i in range(repeat + 3):
-        if i == 3:
-            sync()
+# --- training steps, with a stopwatch -----------------------------------------------------------------
+
+class Stopwatch:
+    """Adds up the seconds of the parts of a step."""
+
+    def __init__(self, device):
+        self.device, self.seconds = device, dict.fromkeys(PARTS, 0.0)
+        self.last = time.perf_counter()
+
+    def lap(self, part):
+        """Counts the time since the last lap as that of a part."""
+        wait(self.device)
+        now = time.perf_counter()
+        self.seconds[part] += now - self.last
+        self.last = now
+
+
+def vae_step(run, step, lap):
+    """A step of train.train_vae."""
+    c = run.config
+    source, _ = run.mix[step % len(run.mix)]
+    video, _ = source.clips(c.vae_batch, train.rng(run, step, "clips"))
+    eps = torch.randn(train.latent_shape(c, video), device=run.device,
+                      generator=train.rng(run, step, "noise", device=run.device))
+    lap("data")
+    for i, n in run.parts:
+        with machine.autocast(run.device):
+            loss, _, _ = vae_loss(run.models["vae"], video[i::n], eps[i::n], c.vae_kl)
+        lap("forward")
+        (loss / n).backward()
+        lap("backward")
+    train.update(run, run.vae, 0.5, (c.vae_lr, c.vae_muon))
+    lap("optimiser")
+
+
+def dit_step(run, step, lap):
+    """A step of train.train_dit."""
+    c, encode = run.config, run.vae.encode
+    groups = [train.draw_group(run, step, shape) for shape in range(len(run.mix))]
+    lap("data")
+
+    def timed_encode(video):
+        lap("forward")
+        latent = encode(video)
+        lap("encoding")
+        return latent
+    run.vae.encode = timed_encode
+    for i, n in run.parts:
+        loss = train.dit_loss(run, run.models["dit"], groups, i, n)
+        lap("forward")
+        loss.backward()
+        lap("backward")
+    del run.vae.encode                                              # back to the method
+    train.update(run, run.dit, 0.5, (c.lr, c.muon))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(run.ema.parameters()), list(run.dit.parameters()), 1 - c.ema)
+    lap("optimiser")
+
+
+def step_of(run, stage):
+    """A function that takes a training step: (number of the step, lap). Without a lap nothing waits."""
+    def step(number, lap=lambda part: None):
+        run.stage = stage
+        (vae_step if stage == "vae" else dit_step)(run, number, lap)
+    return step
+
+
+def fastest(works, device, rounds=ROUNDS, repeat=STEPS):
+    """Seconds of each of {name: work(number)}, called `repeat` times in a turn; the first turn warms up."""
+    best = dict.fromkeys(works, float("inf"))
+    for turn in range(rounds + 1):
+        for name, work in works.items():
+            wait(device)
             begin = time.perf_counter()
-        work()
-    sync()
-    return 1000 * (time.perf_counter() - begin) / repeat
+            for number in range(repeat):
+                work(number)
+            wait(device)
+            if turn > 0:
+                best[name] = min(best[name], (time.perf_counter() - begin) / repeat)
+    return best
 
 
-def forward_backward(work, *shape):
-    """A function that runs work(x) and its backward on a random bfloat16 x."""
-    x = torch.randn(*shape, dtype=torch.bfloat16, requires_grad=True)
-    return lambda: work(x).sum().backward()
+def stage_table(runs, stage, rate):
+    """Prints what a step of a stage costs. runs: {"plain": run, ...}; rate: of a matrix product, FLOP/s."""
+    run = runs["plain"]
+    c, device = run.config, run.device
+    flops = step_flops(c, run.mix, len(run.words))[stage]
+    best = fastest({name: step_of(one, stage) for name, one in runs.items()}, device)
+    pixels = [source.clips(1, train.rng(run, 0, "clips"))[0][0, 0].numel() for source, _ in run.mix]
+    sizes = [n if stage == "dit" else c.vae_batch / len(run.mix) for _, n in run.mix]   # clips of each shape
+    clips = sum(sizes)
+    tokens = sum(n * size for n, size in zip(sizes, pixels)) / (TIME * (SPACE * c.patch) ** 2)
+    for name, seconds in best.items():
+        watch = Stopwatch(device)
+        for number in range(STEPS):
+            step_of(runs[name], stage)(number, watch.lap)
+        print(f"{NAMES[stage]}, {name}: {clips / seconds:.1f} clips/s, {tokens / seconds:.0f} tokens/s; "
+              f"{flop(flops)} in {1000 * seconds:.0f} ms, {flop(flops / seconds)}/s, "
+              f"{100 * flops / seconds / rate:.0f} % of a matrix product's")
+        total = sum(watch.seconds.values())
+        print("  " + ", ".join(f"{part} {100 * s / total:.0f} %" for part, s in watch.seconds.items()))
+    if len(best) > 1:
+        print(f"  a plain step takes {best['plain'] / best['compiled']:.2f} times as long as a compiled one")
 
 
-def step_times(runs, stage=1, rounds=4, steps=6, before=lambda name: None):
-    """Milliseconds of a training step of each {name: run of train.py}, the best of some rounds in which all take turns;
-    stage 0: of the VAE, 1: of the transformer; before(name) is called before each turn."""
-    times = {name: [] for name in runs}
-    for i in tqdm(range(1 + rounds), "timing"):                                # the first warms up
-        for name, run in runs.items():
-            before(name)
-            begin = time.perf_counter()
-            for step in range(steps):
-                net = (run.vae, run.dit)[stage]
-                (train.vae_loss, train.dit_loss)[stage](run, step)[0].backward()
-                torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-                for optimizer in run.optimizers[stage]:
-                    optimizer.step()
-                    optimizer.zero_grad()
-                if stage == 1:
-                    averages, present = list(run.ema.parameters()), [p.detach() for p in net.parameters()]
-                    torch._foreach_lerp_(averages, present, 0.01)
-            next(net.parameters()).sum().item()                                # waits for a GPU
-            times[name] += [1000 * (time.perf_counter() - begin) / steps] * (i > 0)
-    return {name: min(values) for name, values in times.items()}
+# --- ratios -------------------------------------------------------------------------------------------
+
+def attention(run):
+    """Prints what fused attention is worth, forward and backward."""
+    c, device = run.config, run.device
+    cell = SPACE * c.patch
+    tokens = c.frames // TIME * (c.height // cell) * (c.width // cell)
+    x = torch.randn(c.batch, c.heads, tokens, c.dim // c.heads, device=device,
+                    dtype=machine.matmul_dtype(device), requires_grad=True)
+
+    def attend(*backends):
+        def work(number):
+            with sdpa_kernel(list(backends)):
+                nnf.scaled_dot_product_attention(x, x, x).sum().backward()
+        return work
+    best = fastest({"fused": attend(SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION),
+                    "plain": attend(SDPBackend.MATH)}, device)
+    print(f"fused attention takes {best['fused'] / best['plain']:.2f} times as long as plain products "
+          f"({tokens} tokens)")
 
 
-def kernels(config):
-    """Prints ratios, forward and backward together: fused attention, and the tanh form of GELU, on this CPU."""
-    cell = SPACE * config.patch
-    tokens = config.frames // TIME * (config.height // cell) * (config.width // cell)
-    qkv = config.batch, config.heads, tokens, config.dim // config.heads
-    time_of = {}
-    for fused in (True, False):
-        torch.backends.cuda.enable_flash_sdp(fused)
-        attend = forward_backward(lambda x: nnf.scaled_dot_product_attention(x, x, x), *qkv)
-        time_of[fused] = milliseconds(attend, "cpu")
-    ratio = time_of[True] / time_of[False]
-    print(f"fused attention takes {ratio:.1f} times as long as plain products at {tokens} tokens")
-    hidden = config.batch * tokens, 4 * config.dim
-    times = [milliseconds(forward_backward(lambda x: nnf.gelu(x, approximate=form), *hidden), "cpu")
-             for form in ("tanh", "none")]
-    print(f"GELU's tanh form takes {times[0] / times[1]:.1f} times as long as the exact one")
+def waiting(flags):
+    """Prints how long a step takes if its threads spin while they wait (active), against if they sleep
+    (passive): alone, and beside another process that keeps one core busy. OpenMP reads the policy when
+    it starts, so each is measured in a process of its own."""
+    def seconds(policy):
+        env = dict(os.environ, OMP_WAIT_POLICY=policy)
+        command = [sys.executable, "-m", "data.studies.bench", "--seconds", *flags]
+        return float(subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+    for busy in (False, True):
+        rival = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+        try:
+            ratio = seconds("ACTIVE") / seconds("PASSIVE")
+        finally:
+            if rival:
+                rival.kill()
+                rival.wait()
+        print(f"with threads that spin a step takes {ratio:.2f} times as long as with threads that sleep"
+              f"{', beside a busy process' if busy else ''}")
 
 
-def remembering(run):
-    """Prints what it is worth to compute keys and values of known frames once a window (`DiT.remember`) in the middle
-    of a long video: an anchor and a frame of context, the rest new, 8 steps with history guidance."""
-    c, device = run.config, run.args.device
-    F, known = c.frames // TIME, torch.arange(c.frames // TIME, device=device) < 2
-    latent = torch.randn(c.batch, c.latent_channels, F, c.height // SPACE, c.width // SPACE, device=device)
-    words, times = torch.zeros(c.batch, 1, dtype=torch.long, device=device), torch.arange(F, device=device)
-    anew = lambda x, t, caption, times: run.dit(x, t, caption, times, known.expand(t.shape))
+# --- other projects' networks -------------------------------------------------------------------------
 
-    def window(model):
-        with autocast(device):
-            generate(model, run.process, latent, known, words, times, 8, 3.0, 3.0)
-    both = [milliseconds(lambda: window(model), device, 5) for model in (anew, run.dit)]
-    print(f"a window takes {both[0] / both[1]:.1f} times as long if known frames are computed anew at every step")
+def against(run, name):
+    """Prints how our transformer and another project's network compare, forward and backward, at the
+    same clip size: a U-Net on pixels against ours with encoding, Latte's blocks against ours alone."""
+    c, device, n = run.config, run.device, min(run.config.batch, 8)
+    net, on_pixels, call = make_peer(name, c)
+    net.to(device).train()
+    video = torch.randn(n, c.channels, c.frames, c.height, c.width, device=device)
+    latent = torch.randn(train.latent_shape(c, video), device=device)
+    t = torch.full((n, c.frames // TIME), 0.5, device=device)
+    caption = torch.ones(n, c.digits, dtype=torch.long, device=device)
+    words = torch.randn(n, c.digits, c.dim, device=device)          # embedded already
+
+    def ours(number):
+        with machine.autocast(device):
+            x = latent
+            if on_pixels:
+                with torch.no_grad():
+                    x = run.vae.encode(video)
+            loss = run.dit(x, t, caption).square().mean()
+        loss.backward()
+
+    def theirs(number):
+        with machine.autocast(device):
+            loss = call(video if on_pixels else latent, (1000 * t[:, 0]).long(), words).square().mean()
+        loss.backward()
+    works = {"ours": ours, "theirs": theirs}
+    with sdpa_kernel(SDPBackend.MATH):                              # fused attention is not always counted
+        flops = {who: count_flops(lambda: work(0)) for who, work in works.items()}
+    seconds = fastest(works, device, rounds=3, repeat=1)
+    millions = sum(p.numel() for p in net.parameters()) / 1e6
+    print(f"{name}, {type(net).__name__}: {millions:.1f} million parameters, "
+          f"{n / seconds['theirs']:.1f} clips/s, {flop(flops['theirs'] / n)} a clip")
+    print(f"  ours has {seconds['theirs'] / seconds['ours']:.3g} times its clips/s, "
+          f"{flops['ours'] / flops['theirs']:.3g} times its operations a clip, "
+          f"{flops['ours'] / seconds['ours'] / flops['theirs'] * seconds['theirs']:.3g} times its FLOP/s")
 
 
-def main():
-    """Prints the table of the transformer's stage, and on a CPU the ratios."""
-    tune_cpu()
+def main(argv=None):
+    """Prints the tables of both stages, then the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--against", nargs="+", choices=PEERS, default=[], help=f"other projects; {REMEDY}")
+    add("--waiting", action="store_true", help="what waiting threads cost on a CPU")
+    add("--compile", action="store_true", help="also with torch.compile")
+    add("--seconds", action="store_true", help="print the seconds of a transformer step only")
+    args, flags = parser.parse_known_args(argv)
+    for name in args.against:
+        make_peer(name, train.PRESETS["tiny"])                      # fails before anything is measured
     with tempfile.TemporaryDirectory() as folder:
-        run = train.start(train.parse(sys.argv[1:] + ["--out", folder]))
-        plain = train.start(train.parse(sys.argv[1:] + ["--out", folder, "--no-compile"]))
-    run.stage, device, batch = 1, run.args.device, run.config.batch
-    data = run.mix[0][0]
-    frames = draw_windows(run.config, batch, data.frames // TIME, train.rng(1))[2]             # anchors are far away
-    video, _ = data.clips(batch, train.rng(0), frames)
-
-    def encode():
-        with torch.no_grad(), autocast(device):
-            run.vae.encode(video)
-
-    def step(backward):
-        with autocast(device):
-            loss = train.dit_loss(run, 0)[0]
-        if backward:
-            loss.backward()
-
-    def update():
-        for optimizer in run.optimizers[1]:
-            optimizer.step()
-    parts = {"clips (data)": milliseconds(lambda: data.clips(batch, train.rng(0), frames), device),
-             "encode (VAE)": milliseconds(encode, device)}
-    forward, both = (milliseconds(lambda: step(backward), device) for backward in (False, True))
-    parts |= {"forward (transformer)": forward - sum(parts.values()), "backward": both - forward}
-    parts["optimizers"] = milliseconds(update, device)
-    total = sum(parts.values())
-    print(f"{device}, {torch.get_num_threads()} threads, {batch} clips a step: {total:.0f} ms")
-    for name, ms in parts.items():
-        print(f"  {name:24}{ms:8.1f} ms {100 * ms / total:5.1f} %")
-    remembering(run)
-    if device == "cpu":
-        kernels(run.config)
-    for stage, name in enumerate(("VAE", "transformer")) if run.model != run.dit.packed else ():
-        times = step_times({"plain": plain, "compiled": run}, stage)
-        print(f"a compiled step of the {name}: {times['compiled']:.0f} ms, a plain one {times['plain']:.0f} ms, "
-              f"{times['plain'] / times['compiled']:.1f} times as long")
+        flags += ["--out", folder]
+        runs = {"plain": start(train.parse([*flags, "--no-compile"]), train.PRESETS)}
+        if args.compile:
+            runs["compiled"] = start(train.parse([*flags, "--compile"]), train.PRESETS)
+        run = runs["plain"]
+        if args.seconds:
+            print(fastest({"step": step_of(run, "dit")}, run.device)["step"])
+            return
+        rate = product_rate(run.device)
+        print(f"{run.device}, {torch.get_num_threads()} threads; a matrix product in "
+              f"{machine.matmul_dtype(run.device)}: {flop(rate)}/s")
+        for stage in NAMES:
+            stage_table(runs, stage, rate)
+        attention(run)
+        if args.waiting:
+            waiting(flags)
+        for name in args.against:
+            against(run, name)
 
 
 if __name__ == "__main__":

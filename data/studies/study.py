@@ -1,182 +1,193 @@
-"""The comparisons that the README shows, one command each; a command that was interrupted goes on where it was.
+"""What the studies share: runs of train.py that go on where they were, numbers measured once, tables.
 
-    python -m data.studies.study process       DDPM (v, eps, x0) against SiT: same network, VAE, data and seeds
-    python -m data.studies.study scaling       four widths x two patch sizes, against counted training FLOPs
-    python -m data.studies.study compressor    a 3D against a per-frame VAE, and two sizes of the latent
-    python -m data.studies.study digits        450, 150 and 50 different training digits a class
-
-All share one VAE with 16 latent channels, which is trained first, but for those of the last two studies that need one
-of their own. (The preset has 8 channels since the third study.) Fewer training clips have known frames than in the
-preset. Checkpoints and their numbers go to out/study (delete it to start over), the tables and the plots to
-data/results.
+Each study is a module with a command of its own; README.md says what it asks. A flag that a study does not
+know goes to train.py: `python3 -m data.studies.recipe --steps 100 --dim 96` compares smaller networks.
 """
 import argparse
 import csv
 import json
-import shutil
 import signal
+import statistics
+import zlib
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
+from typing import NamedTuple
 
 import train
-from data.runtime import cli
-from data.studies import plots
-from data.runtime.cli import autocast, load_models, run_script, tune_cpu
-from data.clips.files import write_clip
-from data.studies.frame_vae import FrameVAE
 from data.evaluation.judge import Judge, real_clips
-from data.clips.moving_mnist import IDX_FILES, load_digits
-from data.evaluation.score import clip_loss, likeness, sample_clips, through_vae
-from sora import (PRESETS, SPACE, TIME, InputError, VideoVAE, load_checkpoint)
+from data.runtime import machine
+from data.runtime.checkpoints import default_ckpt, load_checkpoint, load_models
+from data.studies import plots
+from sora import InputError
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-OUT, RESULTS = Path("out/study"), Path("data/studies/tables")
-MARKS = (150, 300, 600)                                                        # steps at which a run is looked at
-VAE = ["--latent-channels", 16, "--vae-steps", 4000]
-MIX = "--known 0.375 --anchors 0 --stills 0 --forcing 0 --caption-drop-known 0.1".split()  # no practice for long video
-SHARED = ["--vae", OUT / "vae" / "sora.pt"]
-PROCESSES = {"v": [], "sit": ["--process", "sit"], "eps": ["--prediction", "eps"], "x0": ["--prediction", "x0"]}
-BASE = {"width192-patch1": SHARED}                                             # the preset tiny; every study has it
-STUDIES = {                                                                    # {study: {run: flags of train.py}}
-    "process": BASE | {f"{name}-{seed}": [*SHARED, "--seed", seed, *flags] for seed in range(3)
-                       for name, flags in PROCESSES.items() if (name, seed) != ("v", 0)},
-    "scaling": {f"width{dim}-patch{patch}": [*SHARED, "--dim", dim, "--heads", max(dim // 32, 1), "--patch", patch]
-                for dim in (24, 48, 96, 192) for patch in (1, 2)} | BASE,
-    "compressor": BASE | {"frame-vae": [*VAE, "--vae-width", 32, "--vae-steps", 6000],
-                          "channels8": [*VAE, "--latent-channels", 8]},
-    "digits": BASE | {f"digits{n}": [*VAE, "--mnist", OUT / f"mnist{n}"] for n in (150, 50)}}
-RUNS = {run: flags for study in STUDIES.values() for run, flags in study.items()}
+DEVICE = machine.default_device()
+TABLES = Path(__file__).with_name("tables")
 
 
-def few_digits(folder, per_class):
-    """Writes MNIST idx files with the first digits of each class to train on, and all the held-out ones."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, names in IDX_FILES.items():
-        images, labels = load_digits(split)
-        if split == "train":
-            keep = np.sort(np.concatenate([np.flatnonzero(labels == digit)[:per_class] for digit in range(10)]))
-            images, labels = images[keep], labels[keep]
-        for name, array in zip(names, (images, labels)):
-            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-            (folder / name).write_bytes(head + array.tobytes())
+class Row(NamedTuple):
+    """A line of a table: one number of one run, with its 95 % interval over clips."""
+    run: str
+    seed: int
+    step: int
+    metric: str
+    value: float
+    low: float
+    high: float
 
 
-def use(name):
-    """Puts the VAE class of a run into its place."""
-    cli.VideoVAE = train.VideoVAE = FrameVAE if name == "frame-vae" else VideoVAE
+class Study:
+    """The command line of a study, its runs, and its rows."""
+
+    def __init__(self, name, text, argv, steps, seeds=(0, 1, 2), n=128, shares_vae=True, flags=()):
+        """text: for --help; steps, seeds, n: the defaults; shares_vae: whether all runs take the VAE of
+        --ckpt; flags: of train.py, for all runs."""
+        formatter = argparse.RawDescriptionHelpFormatter
+        parser = argparse.ArgumentParser(description=text, allow_abbrev=False, formatter_class=formatter,
+                                         epilog="other flags: see train.py")
+        add, numbers = parser.add_argument, " ".join(map(str, seeds))
+        add("--steps", type=int, default=steps, help=f"training steps of a run ({steps})")
+        add("--seeds", type=int, nargs="+", default=list(seeds), help=f"one run for each ({numbers})")
+        add("--n", type=int, default=n, help=f"clips for each number ({n})")
+        add("--out", default=f"out/studies/{name}", help=f"folder of the runs (out/studies/{name})")
+        if shares_vae:
+            add("--ckpt", default=default_ckpt(), help="checkpoint whose VAE all runs take (as sample.py)")
+        self.args, others = parser.parse_known_args(argv)
+        if self.args.steps < 1 or self.args.n < 4:
+            raise InputError(f"--steps {self.args.steps} --n {self.args.n}: expected 1 step or more, 4 clips")
+        self.name, self.rows, self.one_judge = name, [], None
+        self.flags = [*map(str, flags), *others]
+        train.parse(self.flags)                                     # complains now, not after the first run
+        self.take_vae, self.vae = [], "its own"
+        plots.need_matplotlib()
+        machine.use_device(DEVICE)
+        if shares_vae:
+            self.take_vae = ["--vae", self.args.ckpt]
+            self.vae = fingerprint(load_checkpoint(self.args.ckpt)["vae"])
+
+    def folder(self, label, seed):
+        """Where a run is kept."""
+        name = label.replace(" ", "-").replace(",", "")
+        return Path(self.args.out) / f"{name}-steps{self.args.steps}-seed{seed}"
+
+    def run(self, label, seed, flags, measure, marks=None, trained_as=None):
+        """Trains a run up to each of the marks, measures it there, once, and adds the rows.
+
+        flags: what this run has of its own; measure(models) -> {metric: (value, low, high)}; marks: steps
+        (left out: the last); trained_as: the label of the run whose weights to take, if it is another's."""
+        folder = self.folder(trained_as or label, seed)
+        flags = [*self.flags, "--steps", self.args.steps, "--seed", seed, *flags]
+        flags = [str(flag) for flag in flags]
+        check_flags(folder, " ".join(flags) + f"\nVAE: {self.vae}\n")
+        for mark in marks or [self.args.steps]:
+            def work():
+                print(f"{self.name}: {label}, seed {seed}, step {mark}")
+                train_until(folder, self.take_vae + flags, mark)
+                with machine.autocast(DEVICE):
+                    return measure(load_models(folder / "sora.pt", DEVICE))
+            name = f"{self.folder(label, seed).name}-at{mark}-n{self.args.n}.json"
+            self.add(label, seed, mark, once(folder / name, work))
+
+    def add(self, label, seed, step, table):
+        """Adds rows. table: {metric: (value, low, high)}."""
+        self.rows += [Row(label, seed, step, metric, *cell) for metric, cell in table.items()]
+
+    def add_held_out(self, label):
+        """Adds rows of what real clips measure. label: of any run; all have the same clips."""
+        def work():
+            config = load_models(self.folder(label, self.args.seeds[0]) / "sora.pt").config
+            return self.judge(config).measure(*real_clips(config, "heldout", self.args.n))
+        self.add(plots.HELD_OUT, "", "", once(Path(self.args.out) / f"held-out-n{self.args.n}.json", work))
+
+    def judge(self, config):
+        """The judge, made when it is first needed. All runs have the same clips, so there is one."""
+        if self.one_judge is None:
+            self.one_judge = Judge(config)
+        return self.one_judge
+
+    def runs(self):
+        """The labels, in order, without the held-out clips."""
+        return [run for run in dict.fromkeys(row.run for row in self.rows) if run != plots.HELD_OUT]
+
+    def cells(self, run, metric, step=None):
+        """(value, low, high) of a run at a step (left out: the last), one for each seed."""
+        mine = [row for row in self.rows if (row.run, row.metric) == (run, metric)]
+        step = step or max((row.step for row in mine), default=None)
+        return [row[4:] for row in mine if row.step == step]
+
+    def finish(self, metrics):
+        """Writes the table and prints some of its metrics: a line a run."""
+        path = TABLES / f"{self.name}.csv"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerow(Row._fields)
+            csv.writer(file).writerows([*row[:4], *(f"{x:.6g}" for x in row[4:])] for row in self.rows)
+        print(f"\nafter {self.args.steps} steps; one seed: [95 % interval over clips]; several: +- deviation")
+        for metric in metrics:
+            print(f"\n{metric}")
+            for run in [plots.HELD_OUT, *self.runs()]:
+                cells = self.cells(run, metric)
+                if cells:
+                    print(f"    {run:40} {in_words(cells)}")
+        print(f"\nwrote {path}")
 
 
-def trained(folder, flags, mark):
-    """Trains a run up to a step of the transformer, from where it is; returns its checkpoint."""
-    saved = folder / "sora.pt"
-    state = load_checkpoint(saved) if saved.exists() else {"stage": 0}
-    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    if state["stage"] == 0 or state["step"] < mark:
-        flags = ["--resume"] if saved.exists() else flags
-        try:
-            train.main([str(flag) for flag in ("--out", folder, "--until", mark, *flags)])
-        except SystemExit as stop:
-            if stop.code:
-                raise
-        finally:
-            for number, handler in handlers:                                   # train.py had its own
-                signal.signal(number, handler)
-    return saved
+def in_words(cells):
+    """The mean of the seeds and their deviation; of a single one its interval."""
+    values = [cell[0] for cell in cells]
+    if len(values) == 1:
+        return "{:.4g} [{:.4g}, {:.4g}]".format(*cells[0])
+    return f"{statistics.mean(values):.4g} +- {statistics.stdev(values):.2g} ({len(values)} seeds)"
 
 
-def run(name):
-    """Trains a run up to each of MARKS and keeps the checkpoint of each; what is there already is not made again."""
-    use(name)
-    for mark in MARKS:
-        kept = OUT / name / f"step{mark}.pt"
-        if not kept.exists():
-            saved = trained(OUT / name, ["--steps", MARKS[-1], *MIX, *RUNS[name]], mark)
-            if (step := load_checkpoint(saved)["step"]) != mark:
-                raise InputError(f"{saved}: at step {step}, past {mark}; delete {saved.parent} to train it again")
-            shutil.copy(saved, kept.with_suffix(".tmp"))
-            kept.with_suffix(".tmp").replace(kept)
+def once(path, work):
+    """What work() returns, a dict. It is kept in a file, and read from there the next time."""
+    if not path.exists():
+        table = work()
+        path.with_suffix(".tmp").write_text(json.dumps(table))
+        path.with_suffix(".tmp").replace(path)
+    return json.loads(path.read_text())
 
 
-def training_flops(config, dit, steps):
-    """Floating point operations of the transformer's training, counted: forward and backward of one step, x steps."""
-    B, F = config.batch, config.frames // TIME
-    x = torch.randn(B, config.latent_channels, F, config.height // SPACE, config.width // SPACE, device=DEVICE)
-    with torch.autocast(DEVICE, enabled=False), FlopCounterMode(display=False) as counter:
-        dit(x, torch.rand(B, F, device=DEVICE), torch.ones(B, 1, dtype=torch.long, device=DEVICE)).sum().backward()
-    return counter.get_total_flops() * steps
+def quarters(steps):
+    """A quarter, a half and all of the steps."""
+    return sorted({max(steps // 4, 1), max(steps // 2, 1), steps})
 
 
-def evaluate(name, mark, judge, n=128):
-    """Yields the numbers of a checkpoint: (guidance or "", metric, (value, low, high))."""
-    use(name)
-    config, vae, dit, process, _ = load_models(OUT / name / f"step{mark}.pt", DEVICE)
-    for metric, value in (("loss", clip_loss(dit, vae, process, config, real_clips(config, "heldout", 512))),
-                          ("flops", training_flops(config, dit, mark)),
-                          ("parameters", sum(p.numel() for p in dit.parameters()))):
-        yield "", metric, (value, value, value)
-    if mark == MARKS[-1]:
-        video = real_clips(config, "heldout", 256)[0]
-        yield from (("", *item) for item in likeness(video, through_vae(vae, video)).items())
-    caption = real_clips(config, "train", n, seed=1)[1].to(DEVICE)
-    for guidance in (1.0, config.guidance) if mark == MARKS[-1] else (1.0,):
-        video = sample_clips(dit, vae, process, config, caption, guidance=guidance)
-        yield from ((guidance, *item) for item in judge.measure(video, caption).items())
-        if config.mnist:                                                       # how near to the few digits it has seen
-            yield guidance, "nearest of its own", Judge(config).measure(video, caption)["nearest"]
+def fingerprint(weights):
+    """A number that tells one set of weights from another."""
+    number = 0
+    for name in sorted(weights):
+        number = zlib.crc32(weights[name].cpu().numpy().tobytes(), number)
+    return f"{number:08x}"
 
 
-def results(study):
-    """Measures the checkpoints of a study, once each; returns {(run, step, guidance, metric): (value, low, high)}."""
-    judge = Judge(PRESETS["tiny"])
-    real = judge.measure(*real_clips(PRESETS["tiny"], "heldout", 128))
-    cells = {("held out", "", "", metric): cell for metric, cell in real.items()}
-    marks = [(name, mark) for name in STUDIES[study] for mark in (MARKS if study == "process" else MARKS[-1:])]
-    for name, mark in tqdm(marks, "measuring"):
-        checkpoint, table = OUT / name / f"step{mark}.pt", OUT / name / f"step{mark}.json"
-        if not table.exists() or table.stat().st_mtime < checkpoint.stat().st_mtime:
-            with autocast(DEVICE):
-                table.with_suffix(".tmp").write_text(json.dumps(list(evaluate(name, mark, judge))))
-            table.with_suffix(".tmp").replace(table)
-        cells |= {(name, mark, guidance, metric): cell for guidance, metric, cell in json.loads(table.read_text())}
-    with (RESULTS / f"{study}.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["run", "step", "guidance", "metric", "value", "low", "high"],
-                                    *([*key, *(f"{x:.6g}" for x in cell)] for key, cell in cells.items())])
-    return cells
+def check_flags(folder, text):
+    """Notes with which flags a run was begun; InputError if it is there already, with others."""
+    path = folder / "flags.txt"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if path.read_text() != text:
+        raise InputError(f"{folder}: was begun with other flags or another VAE (see {path.name} there): "
+                         "delete the folder, or choose another --out")
 
 
-def growth():
-    """Writes samples of the same seeds at 1, 4 and 16 times the compute, a row each."""
-    rows = []
-    for dim in (48, 96, 192):
-        use("")
-        config, vae, dit, process, _ = load_models(OUT / f"width{dim}-patch1" / f"step{MARKS[-1]}.pt", DEVICE)
-        caption = torch.arange(1, 9, device=DEVICE)[:, None]                                   # 0 to 7
-        with autocast(DEVICE):
-            rows.append(sample_clips(dit, vae, process, config, caption))
-    write_clip(RESULTS / "growth.gif", torch.cat(rows), scale=2, columns=8)
-
-
-def main():
-    """Trains, measures, draws."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=STUDIES)
-    study = parser.parse_args().study
-    plots.need_matplotlib()
-    tune_cpu()
-    for per_class in (150, 50):
-        few_digits(OUT / f"mnist{per_class}", per_class)
-    use("")
-    trained(OUT / "vae", VAE, mark=1)
-    for name in STUDIES[study]:
-        run(name)
-    plots.draw(study, list(STUDIES[study]), results(study), MARKS)
-    if study == "scaling":
-        growth()
-
-
-if __name__ == "__main__":
-    run_script(main)
+def train_until(folder, flags, mark):
+    """Trains a run up to a step of the transformer, from where it is."""
+    saved, begin = folder / "sora.pt", flags
+    if saved.exists():
+        state, begin = load_checkpoint(saved), ["--resume"]
+        begin += [flag for flag in ("--compile", "--no-compile") if flag in flags]
+        step = state["step"] if state["stage"] == "dit" else 0
+        if step > mark:
+            raise InputError(f"{saved}: at step {step}, past {mark}, which was not measured: delete {folder}")
+        if step == mark:
+            return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        train.main(["--out", str(folder), "--until", str(mark), *begin])
+    except SystemExit as stop:
+        if stop.code:                                               # 0: it has come to the mark
+            raise
+    finally:
+        for number, handler in handlers.items():                    # train.py had its own
+            signal.signal(number, handler)

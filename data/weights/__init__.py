@@ -1,0 +1,1 @@
+"""The weights that come along, and how they are made."""

@@ -1,14 +1,16 @@
-"""Makes the weights that come with the project from a checkpoint: what sampling needs, in half precision.
+"""Makes the weights that come along from a checkpoint: what sampling needs, in half precision.
 
-    python -m data.weights.ship out/long/sora.pt --out data/weights/tiny.pt
+    python3 -m data.weights.ship out/sora.pt --out data/weights/tiny.pt
 
 sample.py takes these if there is no out/sora.pt; `train.py --init data/weights/tiny.pt` goes on from them.
 """
-import argparse
-from dataclasses import asdict
+import data  # first of all: it sets how the threads of torch wait
 
-from data.runtime.cli import run_script
-from sora import InputError, load_checkpoint, save_checkpoint
+import argparse
+
+from data.runtime.checkpoints import load_checkpoint, save_checkpoint
+from data.runtime.errors import run_script
+from sora import InputError
 
 
 def main(argv=None):
@@ -18,12 +20,15 @@ def main(argv=None):
     parser.add_argument("--out", default="out/ship.pt", help="(out/ship.pt)")
     args = parser.parse_args(argv)
     state = load_checkpoint(args.ckpt)
-    if state["stage"] == 0:
-        raise InputError(f"{args.ckpt}: training stopped before the transformer; go on with `python train.py --resume`")
-    vae, ema = ({name: x.half() for name, x in state[net].items()} for net in ("vae", "ema"))
-    save_checkpoint(args.out, config=asdict(state["config"]), words=state["words"], command=state["command"], vae=vae,
-                    dit=ema, ema=ema, stage=state["stage"], step=state["step"])
-    print(f"wrote {args.out}: {sum(x.numel() for net in (vae, ema) for x in net.values()) / 1e6:.1f} million weights")
+    if state["stage"] == "vae":
+        raise InputError(f"{args.ckpt}: training stopped before the transformer; go on with "
+                         "`python3 train.py --resume`")
+    vae = {name: x.half() for name, x in state["vae"].items()}
+    ema = {name: x.half() for name, x in state["ema"].items()}
+    kept = {name: state[name] for name in ("config", "words", "command", "stage", "step")}
+    save_checkpoint(args.out, **kept, vae=vae, dit=ema, ema=ema)
+    millions = sum(x.numel() for x in [*vae.values(), *ema.values()]) / 1e6
+    print(f"wrote {args.out}: {millions:.1f} million weights")
 
 
 if __name__ == "__main__":

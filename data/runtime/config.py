@@ -1,0 +1,100 @@
+"""The config of a model that was trained on clips, and the check of every value in a config."""
+import math
+from dataclasses import dataclass, fields
+
+from sora import SPACE, TIME, Config, InputError, option
+
+
+@dataclass(frozen=True)
+class ClipConfig(Config):
+    """The fields of sora.Config, how to sample, and which clips to train on. Sizes are in pixels."""
+    guidance: float = option(3.0, "classifier-free guidance scale when sampling; 1 is none")
+    sample_steps: int = option(50, "denoising steps when sampling")
+    height: int = option(32, "height of a clip, a multiple of 8 x patch")
+    width: int = option(32, "width of a clip, a multiple of 8 x patch")
+    frames: int = option(16, "video frames of a training clip, a multiple of 4, at least 8")
+    shapes: str = option("", "several shapes in every step: FRAMESxHEIGHTxWIDTH:CLIPS ...; 1 frame is "
+                             "an image; left out: `batch` equal clips")
+    data: str = option("", "folder of clips (see data/clips/README.md); left out: moving MNIST")
+    heldout: str = option("", "hold out clips whose names contain one of these words; left out: every "
+                              "tenth")
+    stride: int = option(1, "keep every stride-th frame of the clips in the folder")
+    cache: str = option("", "folder for decoded clips (left out: .cache in the folder of clips)")
+    mnist: str = option("", "folder of the four MNIST files, instead of the 5,000 digits that come along")
+    rule: str = option("official", "motion of the digits: official (straight lines) or stochastic")
+    digits: int = option(1, "digits in a clip")
+    digit_size: int = option(20, "edge of a digit")
+
+
+SHARES = ("ema", "known", "anchors", "caption_drop", "caption_drop_known")     # in [0,1]
+LEAST = {"frames": 2 * TIME, "seed": 0, "reach": 0, "vae_steps": 0}            # other counts: 1
+CHOICES = {"process": ("ddpm", "sit"), "prediction": ("v", "eps", "x0"), "channels": (1, 3),
+           "rule": ("official", "stochastic")}
+
+
+def check(config):
+    """Raises InputError at the first value that cannot work, with the numbers. Returns the config."""
+    for item in fields(config):
+        check_value(item.name, item.type, getattr(config, item.name))
+    cell = SPACE * config.patch
+    for name, step, why in (("height", cell, f"{SPACE} for the VAE x {config.patch} for the patch"),
+                            ("width", cell, f"{SPACE} for the VAE x {config.patch} for the patch"),
+                            ("frames", TIME, "the video frames of a latent frame"),
+                            ("reach", TIME, "the video frames of a latent frame"),
+                            ("dim", 2 * config.heads, "2 x heads")):
+        value = getattr(config, name)
+        if value % step:
+            raise InputError(f"{name} {value} is not a multiple of {step} ({why})")
+    if config.dim < 8 * config.heads:
+        raise InputError(f"dim {config.dim} with {config.heads} heads: expected at least 8 for each "
+                         "head, because rotary positions have three axes")
+    return config
+
+
+def check_value(name, kind, value):
+    """Raises InputError unless a field's value is of its type and in its range."""
+    if name in CHOICES and value not in CHOICES[name]:
+        raise InputError(f"{name} {value!r}: expected one of {', '.join(map(str, CHOICES[name]))}")
+    if kind is str:
+        if not isinstance(value, str):
+            raise InputError(f"{name} {value!r}: expected text")
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, kind)):
+        raise InputError(f"{name} {value!r}: expected a number ({kind.__name__})")
+    low, high = LEAST.get(name, 1 if kind is int else 0), math.inf
+    if name in SHARES:
+        high = 1
+    if name == "seed":
+        high = 2 ** 63 - 1
+    if name == "guidance":
+        low = -math.inf
+    if not low <= value <= high or math.isinf(value):
+        expected = f"{low} to {high}" if high < math.inf else f"{low} or more, and finite"
+        if low == -math.inf:
+            expected = "a finite number"
+        raise InputError(f"{name} {value}: expected {expected}")
+
+
+def window_of(config, window=None, context=None, anchor=True):
+    """(window, context, anchor) in latent frames, as `extend` takes them, from video frames.
+
+    window: left out, that of training; context: left out, up to half of the window; anchor: whether
+    windows keep the first latent frame, which works if that was practised.
+    """
+    window = ceil_div(window or config.frames, TIME)
+    practised = anchor and config.known > 0 and config.anchors > 0 and config.reach > 0
+    if context:
+        context = ceil_div(context, TIME)
+    else:
+        half = (window - 1) // 2 if practised else window // 2      # beside the anchor
+        context = min(max(half, 1), window - 1)
+    if not context < window:
+        raise InputError(f"--context {context * TIME} of --window {window * TIME} frames: expected at least "
+                         f"{TIME} new ones")
+    distance = config.reach // TIME if practised and context + 1 < window else 0
+    return window, context, distance
+
+
+def ceil_div(a, b):
+    """a / b, rounded up."""
+    return (a + b - 1) // b

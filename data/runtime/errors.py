@@ -1,0 +1,14 @@
+"""Bad input ends a script with exit code 2 and one line; a programming error keeps its traceback."""
+import sys
+from pathlib import Path
+
+from sora import InputError
+
+
+def run_script(main):
+    """Runs a script's main(). What the user can mend is said in one line."""
+    try:
+        main()
+    except InputError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,109 @@
+"""The command line of sample.py: its flags, their check, and the clips that it names."""
+import argparse
+import math
+from pathlib import Path
+
+from data.clips import files
+from data.runtime import machine
+from data.runtime.checkpoints import SHIPPED, default_ckpt
+from sora import InputError
+
+
+def parse(description, argv=None):
+    """The command line."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--ckpt", default=default_ckpt(), help="checkpoint (out/sora.pt, else the weights that come along)")
+    add("--out", default="out/sample.gif", metavar="FILE", help=".gif, .mp4 or .npy (out/sample.gif)")
+    add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: any')
+    use = parser.add_mutually_exclusive_group()
+    use.add_argument("--image", metavar="FILE", help="begin with this picture")
+    use.add_argument("--extend", metavar="CLIP", help="go on from a clip: video, .npy or folder of pictures")
+    use.add_argument("--extend-backward", metavar="CLIP", help="end with this clip")
+    use.add_argument("--connect", nargs=2, metavar=("A", "B"), help="begin with clip A and end with clip B")
+    use.add_argument("--loop", action="store_true", help="end where it began, for playing in a circle")
+    use.add_argument("--edit", metavar="CLIP", help="noise this clip up to --strength, denoise it to the prompt; "
+                                                    "at most a window of it")
+    use.add_argument("--score", action="store_true", help="measure --n clips of each kind (256), write a .score.json "
+                     "beside the checkpoint; obeys --seed, --steps, --guidance, --sampler, --device")
+    add("--strength", type=float, help="of --edit: near 0 leaves the clip, 1 leaves nothing of it (0.6)")
+    add("--frames", type=int, help="frames in all (as in training; 64 more than the clip to extend; with --connect "
+                                   "as many between as fit into one window)")
+    add("--size", metavar="HxW", help="size in pixels (as in training, or that of the clip)")
+    add("--resize", action="store_true", help="bring given clips and pictures to --size first")
+    add("--n", type=int, help="clips to make, with seeds SEED, SEED + 1, ... (1)")
+    add("--seed", type=int, default=0, help="another seed, another video (0)")
+    add("--steps", type=int, help="denoising steps (as in the config)")
+    add("--guidance", type=float, help="classifier-free guidance scale, 1 is none (as in the config)")
+    add("--sampler", help="ddpm: ancestral or ddim; sit: euler or heun (the first)")
+    add("--window", type=int, help="video frames sampled jointly, rounded up to 4 (as in training)")
+    add("--context", type=int, help="video frames of the past that a window sees, rounded up to 4 (up to half)")
+    add("--anchor", action=argparse.BooleanOptionalAction, default=True,
+        help="windows keep the first 4 frames of the video, so that it does not forget (yes)")
+    add("--fps", type=float, default=12, help="frames a second of the file (12)")
+    add("--scale", type=int, help="enlarge every pixel to SCALE x SCALE (so that a clip is about 128 wide)")
+    add("--device", default=machine.default_device(), help="cuda, cpu or mps")
+    return parser.parse_args(argv)
+
+
+def given_names(args):
+    """The files that the command line gives to begin or end with, or to make something from."""
+    if args.connect:
+        return args.connect
+    return [name for name in (args.image, args.extend, args.extend_backward, args.edit) if name]
+
+
+def check_flags(args):
+    """Raises InputError at the first flag that is wrong whatever the checkpoint."""
+    given = given_names(args)
+    for name in ("n", "frames", "steps", "window", "context", "fps", "scale"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{name} {value}: expected more than 0")
+    if args.guidance is not None and not math.isfinite(args.guidance):
+        raise InputError(f"--guidance {args.guidance}: expected a number, 1 for none")
+    if not 0 <= args.seed < 2 ** 62:
+        raise InputError(f"--seed {args.seed}: expected 0 to 2^62")
+    if args.strength is not None and not (args.edit and 0 < args.strength <= 1):
+        raise InputError(f"--strength {args.strength}: expected up to 1, not 0, and --edit")
+    if args.size and given and not args.resize:
+        raise InputError(f"--size {args.size}: expected that of what is given: leave it out, or add --resize")
+    if args.resize and not given:
+        raise InputError("--resize: expected a clip or picture to bring to size")
+    machine.use_device(args.device)
+    if args.score:
+        return files.make_folder(score_path(args.ckpt).parent)
+    files.check_writable(args.out)
+    for name in given:
+        if Path(name).resolve() in (Path(args.out).resolve(), Path(args.out).with_suffix(".png").resolve()):
+            raise InputError(f"--out {args.out}: would be written over {name}; choose another name")
+
+
+def score_path(ckpt):
+    """Where --score writes: beside the checkpoint, in out/ for the weights that come along."""
+    path = Path(ckpt)
+    if path.resolve().parent == SHIPPED.parent:
+        path = Path("out") / path.name
+    return path.with_suffix(".score.json")
+
+
+def least_window(args):
+    """The shortest window, in latent frames, in which a use has room for what is known and something new."""
+    if args.connect or args.loop:
+        return 3
+    if args.image or args.extend or args.extend_backward:
+        return 2
+    return 1
+
+
+def given_clips(args, config, size):
+    """The clips that the command line gives, (1,channels,T,H,W) each, all of one size."""
+    names, clips = given_names(args), []
+    for name in names:
+        keep_end = bool(args.extend) or bool(args.connect) and name == args.connect[0]
+        clip = files.given_clip(name, config, size if args.resize else None, bool(args.image), keep_end)
+        clips.append(clip.to(args.device))
+    if len({clip.shape[3:] for clip in clips}) > 1:
+        raise InputError(f"--connect {' '.join(names)}: the clips differ in size; --resize makes them equal")
+    return clips

@@ -1,0 +1,62 @@
+"""Moving MNIST: a seed means the same clips, the files of the full MNIST, and the command that writes a clip."""
+import gzip
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from data.clips import files, moving_mnist
+from data.clips.moving_mnist import MovingMNIST, load_digits
+from sora import InputError
+
+
+@pytest.mark.parametrize("rule", ["official", "stochastic"])
+def test_a_seed_means_the_same_clips(rule):
+    data = MovingMNIST(*load_digits("train"), rule=rule)
+    one, two, other = (data.clips(3, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1]), (
+        "the same seed gave two different batches: some random number does not come from the generator")
+    assert not torch.equal(one[0], other[0]), "two seeds gave the same clips: the generator is not used"
+    assert one[0].shape == (3, 1, 20, 64, 64), f"expected (3,1,20,64,64), got {tuple(one[0].shape)}"
+    low, high = one[0].min().item(), one[0].max().item()
+    assert low == -1 and 0.5 < high <= 1, f"expected pixels in [-1,1], black being -1, got {low} to {high}"
+    assert one[0].diff(dim=2).abs().amax(dim=(1, 2, 3, 4)).min() > 0, "a clip stands still"
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_full_mnist_may_be_zipped_and_has_two_splits(tmp_path, zipped):
+    rng, written = np.random.RandomState(0), {}
+    for split, n in (("train", 30), ("t10k", 10)):
+        images, labels = rng.randint(0, 256, (n, 28, 28), np.uint8), rng.randint(0, 10, n).astype(np.uint8)
+        written[split] = images, labels
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            raw = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+            name = f"{split}-{kind}-ubyte"
+            if zipped:
+                (tmp_path / f"{name}.gz").write_bytes(gzip.compress(raw))
+            else:
+                (tmp_path / name).write_bytes(raw)
+    for ours, theirs in (("train", "train"), ("heldout", "t10k")):
+        read = load_digits(ours, tmp_path)
+        assert all(map(np.array_equal, read, written[theirs])), (
+            f"{ours}: not what was written as {theirs}; are the splits, or the axes, mixed up?")
+    path = next(tmp_path.glob("train-images*"))
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(InputError, match="train-images"):           # a message that names the file
+        load_digits("train", tmp_path)
+
+
+def test_a_real_clip_can_be_written_to_a_file(tmp_path, monkeypatch, capsys):
+    """The command of data/clips/moving_mnist.py: held-out digits, unless asked otherwise."""
+    monkeypatch.setattr(sys, "argv", ["moving_mnist.py", str(tmp_path / "x.npy"), "--seed", "3", "--n", "2"])
+    moving_mnist.main()
+    data = MovingMNIST(*load_digits("heldout"), (32, 32), 20, 1, 16)
+    video, caption = data.clips(2, torch.Generator().manual_seed(3))
+    expected = files.to_pixels(files.grid(video))
+    assert np.array_equal(np.load(tmp_path / "x.npy"), expected), "not the clips of held-out digits of seed 3"
+    said, names = capsys.readouterr().out, ", ".join(str(i - 1) for i in caption[:, 0].tolist())
+    assert said.strip().endswith(f": {names}"), f"expected the captions {names}, got {said!r}"
+    monkeypatch.setattr(sys, "argv", ["moving_mnist.py", str(tmp_path / "x.npy"), "--digit-size", "40"])
+    with pytest.raises(InputError, match="digit size 40"):
+        moving_mnist.main()

@@ -1,0 +1,184 @@
+"""Every study in miniature: it runs to its end, goes on where it was, and draws."""
+import csv
+from dataclasses import replace
+
+import pytest
+import torch
+
+import train
+from data.evaluation import judge as judging
+from data.runtime.checkpoints import load_models
+from data.studies import compressor, framing, measure, mix, packing, plots, process, recipe, scaling, study
+from data.tests.conftest import ckpt, clip, folder, trained
+from data.training import start as starting
+from sora import DDPM, DiT, InputError
+
+TINY = ("--frames 8 --batch 2 --dim 16 --depth 1 --heads 1 --sample-steps 1 --vae-batch 2 "
+        "--vae-steps 1").split()
+ANY = dict(dim=192, depth=6, heads=6, patch=1, process="ddpm", prediction="v", latent_channels=8,
+           vae_width=64, anchors=0, known=0, caption_drop=0,
+           caption_drop_known=0)                                    # a judge does not look at them
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch, quick):
+    """Tables and pictures go to a folder of the test; a judge of few clips; runs without pictures."""
+    monkeypatch.setattr(study, "TABLES", tmp_path / "tables")
+    monkeypatch.setattr(plots, "PICTURES", tmp_path)
+    monkeypatch.setattr(judging, "REFERENCES", 64)
+    monkeypatch.setattr(study, "Judge", lambda config: framing.judge_of(replace(config, **ANY)))
+
+
+def short(ckpt, tmp_path, steps=4, seeds=("0",), n=4):
+    """The flags of a miniature study."""
+    given = ["--out", str(tmp_path / "runs"), "--steps", str(steps), "--n", str(n), "--seeds", *seeds, *TINY]
+    return given + (["--ckpt", ckpt] if ckpt else [])
+
+
+def table(tmp_path, name):
+    with (tmp_path / "tables" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def runs_of(rows):
+    return {row["run"] for row in rows} - {plots.HELD_OUT}
+
+
+def test_each_process_is_measured_and_drawn(ckpt, tmp_path):
+    process.main(short(ckpt, tmp_path, steps=1))
+    rows = table(tmp_path, "process")
+    found = {(row["run"], row["seed"], row["step"]) for row in rows if row["run"] != plots.HELD_OUT}
+    assert found == {(run, "0", "1") for run in process.RUNS}
+    assert (tmp_path / "process.png").stat().st_size > 10_000, "the plot is written"
+
+
+def test_a_study_goes_on_where_it_was(ckpt, tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "RUNS", {"DDPM, v": []})
+    monkeypatch.setattr(plots, "curves", lambda *args: None)        # drawn in the test above
+    trained, real = [], train.main
+    monkeypatch.setattr(train, "main", lambda argv: trained.append(argv) or real(argv))
+    measured = []
+    real_load = study.load_models
+
+    def fails_once(*args):
+        measured.append(args)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return real_load(*args)
+
+    monkeypatch.setattr(study, "load_models", fails_once)
+    flags = short(ckpt, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        process.main(flags)
+    assert len(trained) == 2, "it has come to the second mark"
+    process.main(flags)
+    assert len(trained) == 3, "only what is left is trained: the third mark"
+    assert "--resume" in trained[2] and "--resume" not in trained[0]
+    first = table(tmp_path, "process")
+    steps = {row["step"] for row in first}
+    assert steps == {"", "1", "2", "4"}, "a quarter, a half, all; held-out clips have none"
+    process.main(flags)
+    assert len(trained) == 3 and table(tmp_path, "process") == first, "a finished study does nothing again"
+    with pytest.raises(InputError, match="begun with other flags"):
+        process.main([*flags, "--anchors", "0"])
+    next((tmp_path / "runs").glob("*/*-at1-*.json")).unlink()
+    with pytest.raises(InputError, match="past 1"):
+        process.main(flags)
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    process.main(flags)
+    assert table(tmp_path, "process") == first, "stopped or not, the numbers are the same"
+
+
+def test_scaling_trains_widths_patches_and_two_more_rates(ckpt, tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "WIDTHS", (8, 16))
+    monkeypatch.setattr(scaling, "FACTORS", (2,))
+    scaling.main(short(ckpt, tmp_path, steps=1))
+    rows = table(tmp_path, "scaling")
+    assert len(runs_of(rows)) == 2 * 2 + 2, "widths x patches, and other rates at both ends"
+    flops = {row["run"]: float(row["value"]) for row in rows if row["metric"] == "flops"}
+    folder = next((tmp_path / "runs").glob("width-8-patch-1-s*"))
+    clip = measure.flops_of_a_clip(load_models(folder / "sora.pt").config)
+    assert flops["width 8, patch 1"] == pytest.approx(clip * 2 * 1, rel=1e-4), "a clip's, x batch x steps"
+    assert flops["width 8, patch 1, rates x 2"] == flops["width 8, patch 1"] < flops["width 16, patch 1"]
+    assert (tmp_path / "scaling.png").exists() and (tmp_path / "growth.gif").exists()
+
+
+def test_the_compressor_trains_a_vae_for_each_run_the_last_of_single_frames(tmp_path, monkeypatch):
+    runs = {label: [*flags, "--vae-width", 8] for label, flags in compressor.RUNS.items()}
+    monkeypatch.setattr(compressor, "RUNS", runs)
+    compressor.main([*short(None, tmp_path, steps=1)])
+    rows = table(tmp_path, "compressor")
+    assert runs_of(rows) == set(compressor.RUNS)
+    assert {"psnr", "legibility", "frechet"} <= {row["metric"] for row in rows}
+    saved = next((tmp_path / "runs").glob("per-frame*")) / "sora.pt"
+    with pytest.raises(InputError, match="do not fit"):             # it is another network than VideoVAE
+        load_models(saved)
+    assert (tmp_path / "compressor.png").exists()
+
+
+def test_the_mix_is_measured_in_every_use(ckpt, tmp_path, monkeypatch):
+    monkeypatch.setattr(mix, "LATE", (12, 20))
+    monkeypatch.setattr(mix, "LENGTH", 8)
+    mix.main([*short(ckpt, tmp_path, steps=1), "--frames", "12"])
+    rows = table(tmp_path, "mix")
+    assert runs_of(rows) == set(mix.RUNS)
+    uses = {row["metric"] for row in rows}
+    assert uses == {"text, legibility", "text, frechet", "picture, legibility", "middle, squared error",
+                    "backward, legibility", "frames 13-20", "frames 21-28"}
+    assert len(list((tmp_path / "runs").glob("*/sora.pt"))) == len(mix.RUNS) - 1, "two rows are one model"
+    assert all(float(row["value"]) == float(row["value"]) for row in rows), "no number is missing"
+    assert (tmp_path / "mix.png").exists()
+
+
+def test_packing_is_timed_in_turns_and_padding_counts_as_useless(ckpt, tmp_path, capsys):
+    packing.main(short(ckpt, tmp_path, steps=1, seeds=("0", "1")))
+    assert "(2 seeds)" in capsys.readouterr().out, "the spread over seeds is printed"
+    assert {row["seed"] for row in table(tmp_path, "packing")} == {"0", "1"}, "a turn for each"
+    rows = {(row["run"], row["metric"]): float(row["value"]) for row in table(tmp_path, "packing")}
+    assert rows[packing.PACKED, "tokens a step"] == 2208 and rows[packing.EQUAL, "tokens a step"] == 2240
+    assert rows[packing.PADDED, "share that is useful"] == pytest.approx(2208 / (44 * 4 * 4 * 6))
+    assert rows[packing.PACKED, "share that is useful"] == 1
+    assert min(value for (_, metric), value in rows.items() if "second" in metric) > 0
+    assert (tmp_path / "packing.png").exists()
+
+
+def test_framing_trains_both_and_measures_each_shape(ckpt, tmp_path, monkeypatch):
+    monkeypatch.setattr(framing, "SEEN", ((8, 32, 32), (8, 32, 48)))
+    monkeypatch.setattr(framing, "UNSEEN", ((12, 32, 32),))
+    monkeypatch.setitem(framing.SHAPES, framing.PACKED, "8x32x32:1 8x32x48:1 1x32x32:1")
+    monkeypatch.setattr(framing, "CROPPED", "8x32x32:1 8x32x48:1 1x32x32:1")
+    framing.main(short(ckpt, tmp_path, steps=1))
+    rows = table(tmp_path, "framing")
+    assert {row["run"] for row in rows} == {framing.NATIVE, framing.SQUARE, plots.HELD_OUT}
+    assert {row["metric"] for row in rows} == {f"{shape}, {metric}" for metric in framing.METRICS
+                                               for shape in ("8x32x32", "8x32x48", "12x32x32")}
+    assert (tmp_path / "framing.png").exists() and (tmp_path / "framing-clips.gif").exists()
+
+
+def test_the_recipe_changes_one_thing_at_a_time(ckpt, tmp_path):
+    recipe.main(short(ckpt, tmp_path, steps=3))
+    rows = table(tmp_path, "recipe")
+    assert runs_of(rows) == set(recipe.RUNS)
+    assert {f"loss at {level}" for level in measure.LEVELS} <= {row["metric"] for row in rows}
+    weights = {}
+    for run in recipe.RUNS:
+        folder = f"{run.replace(' ', '-').replace(',', '')}-steps3-seed0"
+        weights[run] = torch.load(tmp_path / "runs" / folder / "sora.pt")["dit"]
+    heads = {study.fingerprint({"head": state["head.weight"]}) for state in weights.values()}
+    assert len(heads) >= len(recipe.RUNS) - 1, "every change changes what is learned"
+    gain = "blocks.0.attention.gain"
+    assert (weights["no gain"][gain] == 1).all(), "without a gain: 1, and not trained"
+    assert (weights[recipe.WHOLE][gain] != 2).all(), "the recipe trains it"
+    assert (tmp_path / "recipe.png").exists()
+
+
+def test_nothing_of_a_change_is_left_behind(ckpt):
+    assert starting.DiT is DiT and DDPM.draw_levels is not recipe.uniform_levels
+
+
+def test_flags_that_cannot_be_are_refused(tmp_path, ckpt):
+    for flags, words in ((["--n", "3"], "4 clips"), (["--steps", "0"], "1 step")):
+        with pytest.raises(InputError, match=words):
+            process.main(["--ckpt", ckpt, *flags])
+    with pytest.raises(SystemExit):
+        process.main(["--ckpt", ckpt, "--no-such-flag"])

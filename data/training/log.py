@@ -1,0 +1,66 @@
+"""The log of a run, log.csv: means since the last line, the transformer's loss by noise level."""
+import csv
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+STAGES = ("vae", "dit")
+LEVELS = [f"level_{i / 10:.1f}" for i in range(10)]                 # level_0.3: t / N from 0.3 to 0.4
+COLUMNS = ["loss", "error", "kl", "grad_norm", *LEVELS]
+
+
+class Log:
+    """Sums on the device, so that a step does not wait for a GPU; `write` makes a line of them."""
+
+    def __init__(self, path, device):
+        self.path = Path(path)
+        self.sums = torch.zeros(2, len(COLUMNS), device=device)     # sums and counts
+
+    def add(self, **values):
+        """Adds a value, a tensor, to each of the columns named."""
+        for name, value in values.items():
+            column = COLUMNS.index(name)
+            self.sums[0, column] += value.detach()
+            self.sums[1, column] += 1
+
+    def add_levels(self, error, t, known):
+        """Adds the error of each latent frame that is not known to the column of its level, t in [0,1]."""
+        error, t, weight = error.detach().flatten(), t.flatten(), (~known).flatten().float()
+        column = (t * 10).long().clamp(max=9) + COLUMNS.index(LEVELS[0])
+        self.sums.index_add_(1, column, torch.stack([error * weight, weight]))
+
+    def finite(self):
+        """Whether all that was added since the last line is a finite number."""
+        return bool(torch.isfinite(self.sums).all())
+
+    def write(self, stage, step, seconds, main=True):
+        """Appends a line, with columns empty to which nothing was added. Returns the mean loss.
+
+        Of several processes all have to call it; the one that is `main` writes.
+        """
+        if dist.is_initialized():
+            dist.all_reduce(self.sums)
+        total, count = self.sums.tolist()
+        means = [f"{a / n:.6g}" if n else "" for a, n in zip(total, count)]
+        if main:
+            with self.path.open("a", newline="") as file:
+                csv.writer(file).writerow([stage, step, f"{seconds:.1f}", *means])
+        self.sums.zero_()
+        return total[0] / count[0]
+
+    def cut_back(self, stage, step):
+        """Drops the lines after the checkpoint from which a run goes on; step 0: all lines."""
+        lines = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                lines = list(csv.reader(file))[1:]
+        kept = [line for line in lines if is_line(line)
+                and (STAGES.index(line[0]), int(line[1])) <= (STAGES.index(stage), step)]
+        with self.path.open("w", newline="") as file:
+            csv.writer(file).writerows([["stage", "step", "seconds", *COLUMNS], *kept])
+
+
+def is_line(line):
+    """Whether a line of a log is whole, and one of ours."""
+    return len(line) == len(COLUMNS) + 3 and line[0] in STAGES and line[1].isdigit()

@@ -1,0 +1,80 @@
+"""What surrounds each training step: progress, the log, checkpoints, and a clean end."""
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from data.runtime.checkpoints import save_checkpoint
+from sora import InputError
+
+
+def steps_to_do(run, total):
+    """Yields the numbers of the steps that are left. After each: progress, log, checkpoint, Ctrl-C."""
+    c, begin = run.config, time.monotonic() - run.seconds
+    for step in tqdm(range(run.step, total), run.stage, total, initial=run.step, mininterval=1,
+                     disable=run.rank > 0):
+        yield step
+        run.step = step + 1
+        if run.report:
+            run.report.after_step(run, total)
+        last = run.step == total
+        stopped = any_process(run, run.stop)
+        stop = stopped or run.stage == "dit" and run.step >= run.args.until and not last
+        keep = last or stop or run.step % c.save_every == 0
+        if keep or run.step % c.log_every == 0:                     # only here does the host wait for a GPU
+            run.seconds = time.monotonic() - begin
+            if not run.log.finite():
+                raise InputError(f"{run.stage} step {run.step}: loss or gradient is no longer a number. The "
+                                 "checkpoint is from before that: --resume it with a lower learning rate")
+        if run.step % c.log_every == 0 or last:
+            run.log.write(run.stage, run.step, run.seconds, run.rank == 0)
+        if keep:
+            save(run)
+        if stop:
+            if run.rank == 0:
+                print(f"\nstopped at {run.stage} step {run.step} and saved; go on with --resume")
+            sys.exit(130 if stopped else 0)
+        if keep and run.rank == 0:
+            run.preview(run)
+
+
+def any_process(run, flag):
+    """Whether the flag is set in any of the processes: they have to stop at the same step."""
+    if run.world == 1:
+        return flag
+    flags = torch.tensor([float(flag)])                             # on the CPU: no GPU is waited for
+    dist.all_reduce(flags)
+    return flags.item() > 0
+
+
+def save(run):
+    """Writes the checkpoint. There is no random state to keep: every step seeds its own generators.
+
+    Of several processes all have to call it; nothing in the file depends on how many they are."""
+    sums = run.log.sums.clone()
+    if run.world > 1:
+        dist.all_reduce(sums)
+    if run.rank == 0:
+        save_checkpoint(run.out / "sora.pt", config=asdict(run.config), words=run.words,
+                        command=" ".join(sys.argv), vae=run.vae.state_dict(), dit=run.dit.state_dict(),
+                        ema=run.ema.state_dict(), stage=run.stage, step=run.step, seconds=run.seconds,
+                        sums=sums, optimizers=[o.state_dict() for o in run.optimizers[run.stage]])
+    if run.world > 1:
+        dist.barrier()                                              # none leaves before the file is there
+
+
+@contextmanager
+def together(run):
+    """Of several processes: if one ends unexpectedly, those that wait for it end in one line, too."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+        if run.world == 1 or not lost:
+            raise
+        raise InputError(f"{run.stage} step {run.step}: process {run.rank} lost contact with the others: one "
+                         "of them has ended. --resume goes on from the last checkpoint") from None
