@@ -183,16 +183,16 @@ class VideoVAE(nn.Module):
     @torch.no_grad()
     def measure(self, videos):
         """Sets the mean and standard deviation of each latent channel from a list of videos."""
-        latents = torch.cat([self.moments(video)[0] for video in videos])        # (B,C,F,h,w)
-        self.mean.copy_(latents.mean((0, 2, 3, 4)).view_as(self.mean))
-        self.std.copy_(latents.std((0, 2, 3, 4)).view_as(self.std))
+        latents = [self.moments(video)[0].transpose(0, 1).flatten(1) for video in videos]
+        latents = torch.cat(latents, dim=1)                         # (C, all latent pixels)
+        self.mean.copy_(latents.mean(1).view_as(self.mean))
+        self.std.copy_(latents.std(1).view_as(self.std))
 
 
 def vae_loss(vae, video, eps, kl_weight):
-    """Squared error + kl_weight x KL(q || N(0,1)), the latter in nats for each latent value.
-
-    Up to scale and a constant, this is the negative ELBO of a decoder with Gaussian noise; kl_weight
-    grows with the variance of that noise. Returns (loss, squared error, KL)."""
+    """Squared error + kl_weight x KL(q || N(0,1)), the latter in nats for each latent value. Up to
+    scale and a constant this is the negative ELBO of a decoder with Gaussian noise, the variance of
+    which sets kl_weight. Returns (loss, squared error, KL)."""
     reconstruction, mean, log_var = vae(video, eps)
     error = (reconstruction - video).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
@@ -417,8 +417,8 @@ class DiT(nn.Module):
 
 
 def packed_attention(q, k, v, lengths):
-    """Optional: variable-length attention. The sequence (1,heads,L,head_dim) holds clips of so many
-    tokens, `lengths`, one behind the other. The tokens of a clip attend to each other only."""
+    """Optional: variable-length attention in a sequence (1,heads,L,head_dim) of clips of so many
+    tokens, `lengths`, one behind the other: tokens attend to those of their own clip only."""
     clips = zip(q.split(lengths, dim=2), k.split(lengths, dim=2), v.split(lengths, dim=2))
     return torch.cat([nnf.scaled_dot_product_attention(*clip) for clip in clips], dim=2)
 
@@ -770,7 +770,7 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
     side = max(context // 2, 1)
     room = window - 2 * side
     if room < 1 or gap < 1:
-        raise InputError(f"gap {gap}, window {window}: expected at least 1 and {2 * side + 1} latent frames")
+        raise InputError(f"gap {gap}, window {window}: expected at least 1 and {2 * side + 1} frames")
     new = before[:, :, :0]
     if gap > room:
         windows = extend(model, process, before, caption, window, context, anchor, **sampling)

@@ -20,7 +20,8 @@ from data.evaluation import score
 from data.runtime import machine
 from data.runtime.config import ClipConfig
 from data.runtime.errors import run_script
-from data.training.loop import save, steps_to_do
+from data.training import report
+from data.training.loop import save, steps_to_do, together
 from data.training.log import STAGES
 from data.training.packed import packed_loss
 from data.training.start import start
@@ -30,12 +31,12 @@ from sora import SPACE, TIME, diffusion_loss, draw_noise, draw_windows, option, 
 @dataclass(frozen=True)
 class TrainConfig(ClipConfig):
     """The fields of ClipConfig, and how to train. The defaults are the preset `tiny`."""
-    vae_steps: int = option(2500, "training steps of the VAE (0, with --init only: it stays as it is)")
+    vae_steps: int = option(2000, "training steps of the VAE (0, with --init only: it stays as it is)")
     vae_batch: int = option(8, "clips in a step of the VAE")
     vae_kl: float = option(1e-4, "weight of the KL term against the squared error")
     vae_muon: float = option(6e-3, "peak learning rate of the VAE's kernels (Muon; 0: AdamW instead)")
     vae_lr: float = option(2e-3, "peak learning rate of the rest of the VAE (AdamW)")
-    steps: int = option(700, "training steps of the transformer")
+    steps: int = option(600, "training steps of the transformer")
     batch: int = option(32, "clips in a step of the transformer")
     muon: float = option(1.5e-2, "peak learning rate of attention and MLP matrices (Muon; 0: AdamW instead)")
     lr: float = option(2e-3, "peak learning rate of the rest of the transformer (AdamW)")
@@ -106,7 +107,7 @@ def train_vae(run):
             with machine.autocast(run.device):
                 loss, error, kl = vae_loss(model, video[i::n], eps[i::n], c.vae_kl)
             (loss / run.args.accumulate).backward()
-            run.log.add(loss=loss, error=error, kl=kl)
+            run.log.add(1 / n, loss=loss, error=error, kl=kl)
         update(run, run.vae, step / c.vae_steps, (c.vae_lr, c.vae_muon))
 
 
@@ -119,7 +120,7 @@ def train_dit(run):
         for i, n in run.parts:                                      # this process's parts of the batch
             loss = dit_loss(run, model, groups, i, n)
             (loss * run.world).backward()                           # the mean over processes is taken
-            run.log.add(loss=loss * len(run.parts) * run.world)
+            run.log.add(1 / n, loss=loss * n)
         update(run, run.dit, step / c.steps, (c.lr, c.muon))
         decay = min(c.ema, (step + 1) / (step + 10))                # a young average forgets faster
         with torch.no_grad():
@@ -162,12 +163,18 @@ def dit_loss(run, model, groups, i, n):
 def update(run, net, progress, peaks):
     """Clips the gradient and takes a step of every optimizer. Rates: warm up, then straight down to 0."""
     norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-    run.log.add(grad_norm=norm)
-    factor = min(1, (run.step + 1) / 100) * (1 - progress)
+    run.log.add(1 / run.world, grad_norm=norm)
+    factor = min(1, (run.step + 1) / 50) * (1 - progress)
     for optimizer, peak in zip(run.optimizers[run.stage], peaks):
         optimizer.param_groups[0]["lr"] = peak * factor
         optimizer.step()
         optimizer.zero_grad()
+
+
+def measure_latents(run):
+    """Measures the statistics of the latents on 512 clips."""
+    sources = [run.mix[i % len(run.mix)][0] for i in range(16)]
+    run.vae.measure([source.clips(32, rng(run, i, "statistics"))[0] for i, source in enumerate(sources)])
 
 
 def preview(run):
@@ -187,17 +194,20 @@ def main(argv=None):
         signal.signal(number, signal.SIG_DFL)                       # asked twice: at once
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    if run.rank == 0:                                               # of a new run, nothing is kept
-        run.log.cut_back(*(run.stage, run.step) if run.args.resume else (STAGES[0], 0))
-    if not run.args.resume:
-        save(run)                                                   # a crash can be resumed from the first step on
-    if run.stage == "vae":
-        train_vae(run)
-        sources = [run.mix[i % len(run.mix)][0] for i in range(16)]
-        run.vae.measure([source.clips(32, rng(run, i, "statistics"))[0] for i, source in enumerate(sources)])
-        run.stage, run.step, run.seconds = "dit", 0, 0.0
-        save(run)
-    train_dit(run)
+    if run.rank == 0 and run.args.resume:
+        run.log.cut_back(run.stage, run.step)
+    elif run.rank == 0:
+        run.log.cut_back(STAGES[0], 0)                              # of an earlier run, nothing is kept
+    report.begin(run)
+    with together(run):
+        if not run.args.resume:
+            save(run)                                               # so that a crash can be resumed
+        if run.stage == "vae":
+            train_vae(run)
+            measure_latents(run)
+            run.stage, run.step, run.seconds = "dit", 0, 0.0
+            save(run)
+        train_dit(run)
     if run.rank == 0:
         with machine.autocast(run.device):
             samples = score.pictures(run.out / "samples.gif", c, run.vae, run.process, run.ema, c.seed, n=64)

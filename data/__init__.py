@@ -1,6 +1,8 @@
-"""What surrounds sora.py: runtime, clips, evaluation, studies, weights. Import it before torch."""
+"""What surrounds sora.py: runtime, clips, training, sampling, evaluation, studies, weights. Import it before torch."""
 import os
 
-# Threads that wait for each other spin by default. Where another process wants the core, every step
-# then takes several times as long; let them sleep. OpenMP reads this when torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A thread that waits for another spins, by default so long that on shared cores every step takes
+# several times as long. To sleep at once costs a third on quiet cores. 1,000 turns are a fair middle
+# (python3 -m data.studies.bench --waiting). GNU's OpenMP reads this when torch is imported.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")

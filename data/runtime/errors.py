@@ -1,4 +1,5 @@
 """Bad input ends a script with exit code 2 and one line; a programming error keeps its traceback."""
+import os
 import sys
 from pathlib import Path
 
@@ -10,5 +11,6 @@ def run_script(main):
     try:
         main()
     except InputError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":                # several processes say it once
+            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)

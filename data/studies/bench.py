@@ -34,8 +34,6 @@ ROUNDS, STEPS = 5, 3        # turns of each that is compared, and steps in a tur
 PARTS = ("data", "encoding", "forward", "backward", "optimiser")
 
 
-# --- training steps, with a stopwatch -----------------------------------------------------------------
-
 class Stopwatch:
     """Adds up the seconds of the parts of a step."""
 
@@ -102,7 +100,7 @@ def step_of(run, stage):
 
 
 def fastest(works, device, rounds=ROUNDS, repeat=STEPS):
-    """Seconds of each of {name: work(number)}, called `repeat` times in a turn; the first turn warms up."""
+    """Seconds of each of {name: work(number)}, called `repeat` times a turn; the first turn warms up."""
     best = dict.fromkeys(works, float("inf"))
     for turn in range(rounds + 1):
         for name, work in works.items():
@@ -149,15 +147,13 @@ def attention(run):
     x = torch.randn(c.batch, c.heads, tokens, c.dim // c.heads, device=device,
                     dtype=machine.matmul_dtype(device), requires_grad=True)
 
-    def attend(*backends):
-        def work(number):
-            with sdpa_kernel(list(backends)):
-                nnf.scaled_dot_product_attention(x, x, x).sum().backward()
-        return work
-    best = fastest({"fused": attend(SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION),
-                    "plain": attend(SDPBackend.MATH)}, device)
-    print(f"fused attention takes {best['fused'] / best['plain']:.2f} times as long as plain products "
-          f"({tokens} tokens)")
+    def attend(backends):
+        with sdpa_kernel(backends):
+            nnf.scaled_dot_product_attention(x, x, x).sum().backward()
+    fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    best = fastest({"fused": lambda _: attend(fused), "plain": lambda _: attend([SDPBackend.MATH])}, device)
+    ratio = best["fused"] / best["plain"]
+    print(f"fused attention takes {ratio:.2f} times as long as plain products ({tokens} tokens)")
 
 
 def waiting(flags):
@@ -170,15 +166,14 @@ def waiting(flags):
         return float(subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
     for busy in (False, True):
-        rival = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+        rival = subprocess.Popen([sys.executable, "-c", "while True: pass" if busy else ""])
         try:
             ratio = seconds("ACTIVE") / seconds("PASSIVE")
         finally:
-            if rival:
-                rival.kill()
-                rival.wait()
-        print(f"with threads that spin a step takes {ratio:.2f} times as long as with threads that sleep"
-              f"{', beside a busy process' if busy else ''}")
+            rival.kill()
+            rival.wait()
+        where = "beside a busy process" if busy else "alone"
+        print(f"{where}, a step takes {ratio:.2f} times as long if waiting threads spin as if they sleep")
 
 
 # --- other projects' networks -------------------------------------------------------------------------
@@ -197,10 +192,8 @@ def against(run, name):
 
     def ours(number):
         with machine.autocast(device):
-            x = latent
-            if on_pixels:
-                with torch.no_grad():
-                    x = run.vae.encode(video)
+            with torch.no_grad():
+                x = run.vae.encode(video) if on_pixels else latent
             loss = run.dit(x, t, caption).square().mean()
         loss.backward()
 

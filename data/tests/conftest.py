@@ -2,7 +2,6 @@
 import data  # noqa: F401  first of all: it sets how the threads of torch wait
 
 import contextlib
-import copy
 import csv
 import io
 import os
@@ -30,8 +29,6 @@ MINI = train.TrainConfig(vae_width=8, dim=48, depth=2, heads=2, latent_channels=
 NETS = "--vae-width 8 --dim 48 --depth 2 --heads 2 --device cpu".split()
 RUN = [*NETS, *("--vae-steps 20 --steps 9 --batch 4 --vae-batch 4 --sample-steps 2 --log-every 4 "
                 "--save-every 5").split()]
-
-
 # rates so high that six steps move the weights; steps: one more than are done, so no pictures are made
 SMALL = ("--dim 48 --heads 2 --depth 2 --vae-width 8 --latent-channels 4 --batch 4 --vae-batch 4 "
          "--vae-steps 4 --steps 7 --lr 0.05 --muon 0.5 --vae-lr 0.05 --vae-muon 0.2 --log-every 2 "

@@ -8,7 +8,7 @@ import pytest
 
 import sample
 import train
-from data.tests.conftest import ROOT, complaint, counting, folder, trained
+from data.tests.conftest import ROOT, complaint, counting
 
 
 @pytest.mark.parametrize("name", ["train.py", "sample.py"])

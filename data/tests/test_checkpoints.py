@@ -11,7 +11,7 @@ import sample
 import train
 from data.runtime import checkpoints
 from data.runtime.checkpoints import FIELDS, load_checkpoint, load_models, save_checkpoint
-from data.tests.conftest import call, ckpt, complaint, same, start, trained
+from data.tests.conftest import call, complaint, same, start
 from data.weights import ship
 
 

@@ -6,7 +6,7 @@ import torch
 
 from data.evaluation import ends
 from data.runtime.checkpoints import load_models
-from data.tests.conftest import call, ckpt, counting, near
+from data.tests.conftest import call, near
 from sora import InputError
 
 
@@ -54,6 +54,8 @@ def test_new_frames_backward_are_in_the_order_of_time(ckpt, few_references, monk
     monkeypatch.setattr(models.vae, "decode", decode)
     ends.extensions(models, 2, 4, 2, 0, 0, {})
     forward, backward = decoded
-    assert forward[2:].tolist() == [1, 2, 3, 4], f"forward: expected 1 2 3 4 behind the given, got {forward.tolist()}"
+    assert forward[2:].tolist() == [1, 2, 3, 4], (
+        f"forward: expected 1 2 3 4 behind the given, got {forward.tolist()}")
     assert backward[:4].tolist() == [4, 3, 2, 1], (
-        f"backward: expected 4 3 2 1 before the given, got {backward.tolist()}: extend yields the newest last")
+        f"backward: expected 4 3 2 1 before the given, got {backward.tolist()}: extend yields the newest "
+        "last")

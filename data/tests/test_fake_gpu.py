@@ -9,7 +9,6 @@ import sora
 import train
 from data.runtime import machine
 from data.runtime.checkpoints import make_process
-from data.studies import process
 from data.tests.fake_gpu import ClaimedGenerator, Events, FakeGPU, moved
 from data.training.log import Log
 from data.training.packed import Packed

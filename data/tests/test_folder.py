@@ -12,8 +12,7 @@ import train
 from data.clips import files, folder as folders
 from data.clips.folder import load_data, load_mix
 from data.clips.moving_mnist import MovingMNIST
-from data.studies import mix
-from data.tests.conftest import MINI, clip, counting, folder, spy
+from data.tests.conftest import MINI, counting, spy
 from sora import TIME, InputError, draw_windows
 
 

@@ -24,11 +24,13 @@ def test_shares_have_wilson_intervals():
     near(low, 0.490, 1e-3, "is it Wilson's formula, and n the number of clips?")
     near(high, 0.943, 1e-3, "is it Wilson's formula?")
     value, low, high = intervals.share(torch.ones(256))
-    near(low, 1 / (1 + 1.96 ** 2 / 256), 1e-4, "256 clips that are all right: does variance 0 make the interval 0?")
+    near(low, 1 / (1 + 1.96 ** 2 / 256), 1e-4,
+         "256 clips that are all right: does variance 0 make the interval 0?")
     assert value == high == 1, f"expected 1.000 up to 1, got {value}, {high}"
     almost = torch.ones(256)
     almost[0] = 15 / 16
-    near(intervals.share(almost)[1], low, 0.003, "one wrong frame more must not make the interval much smaller")
+    near(intervals.share(almost)[1], low, 0.003,
+         "one wrong frame more must not make the interval much smaller")
     together = torch.rand(200).round()[:, None].expand(-1, 16).mean(1)          # 200 trials
     alone = torch.rand(200, 16).round().mean(1)                                 # 3,200 trials
     wide, narrow = (high - low for _, low, high in (intervals.share(together), intervals.share(alone)))
@@ -57,7 +59,9 @@ def test_a_paired_difference_sees_what_two_intervals_hide():
 
 
 def test_tables_are_read_back(tmp_path):
-    table = {"n": 2, "clips": {"a": {"x": (1.0, float("nan"), 2.123456789)}}, "values": {"a": {"x": torch.ones(2)}}}
+    table = {"n": 2, "clips": {"a": {"x": (1.0, float("nan"), 2.123456789)}},
+             "values": {"a": {"x": torch.ones(2)}}}
     tables.write_table(tmp_path / "t.json", table)
     got = json.loads((tmp_path / "t.json").read_text())
-    assert got == {"n": 2, "clips": {"a": {"x": [1.0, None, 2.1235]}}, "values": {"a": {"x": [1.0, 1.0]}}}, got
+    expected = {"n": 2, "clips": {"a": {"x": [1.0, None, 2.1235]}}, "values": {"a": {"x": [1.0, 1.0]}}}
+    assert got == expected, f"expected {expected}, got {got}"

@@ -6,7 +6,6 @@ import torch
 
 from data.evaluation import intervals, judge, metrics, referee
 from data.runtime.config import ClipConfig
-from data.tests.conftest import clip
 
 TWO_DIGITS = ClipConfig(height=64, width=64, frames=20, digits=2, digit_size=28)
 
@@ -27,8 +26,8 @@ def test_real_clips_are_at_no_kernel_distance(real, n):
     judged, _, _, features = real
     value, low, high = metrics.kernel_distance(judged.reference, features[:n])
     assert low - (high - low) / 2 < 0 < high, (
-        f"expected 0 within the error for {n} real clips, got {value:.2f} [{low:.2f}, {high:.2f}]: is the mean "
-        "over pairs of different clips?")
+        f"expected 0 within the error for {n} real clips, got {value:.2f} [{low:.2f}, {high:.2f}]: is the "
+        "mean over pairs of different clips?")
     assert metrics.frechet(judged.reference, features[:n]) > 3, "expected the Frechet distance to be biased"
 
 
@@ -63,14 +62,16 @@ def blurred(video, strength):
     taps = (taps / taps.sum()).view(1, 1, 1, 15)
     frames = video.transpose(1, 2).flatten(0, 1) + 1
     for kernel in (taps, taps.transpose(2, 3)):
-        frames = torch.nn.functional.conv2d(frames, kernel, padding=(kernel.shape[2] // 2, kernel.shape[3] // 2))
+        padding = kernel.shape[2] // 2, kernel.shape[3] // 2
+        frames = torch.nn.functional.conv2d(frames, kernel, padding=padding)
     return frames.unflatten(0, (len(video), -1)).transpose(1, 2) - 1
 
 
 def frozen(video, strength):
     """The last 3, 6, 9, 12 frames stand still."""
     last = video.shape[2] - 3 * strength
-    return torch.cat([video[:, :, :last], video[:, :, last - 1:last].expand(-1, -1, 3 * strength, -1, -1)], dim=2)
+    still = video[:, :, last - 1:last].expand(-1, -1, 3 * strength, -1, -1)
+    return torch.cat([video[:, :, :last], still], dim=2)
 
 
 @pytest.mark.parametrize("damage,metric,sign", [(shuffled, "wobble", 1), (swapped, "permanence", -1),
@@ -115,7 +116,8 @@ def test_held_out_clips_look_real(real):
     assert nearest < 0.01 < values["nearest"].mean(), (
         f"expected training digits to be found again, got a distance of {nearest:.3f}")
     kind = judge.cells(values)["legibility"]
-    assert kind == intervals.share(values["legibility"]), "expected legibility to have the interval of a share"
+    assert kind == intervals.share(values["legibility"]), (
+        "expected legibility to have the interval of a share")
 
 
 def test_the_referee_reads_two_digits():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import train
-from data.tests.conftest import RUN, call, read_log, spy, trained
+from data.tests.conftest import RUN, call, read_log, spy
 from data.training.log import COLUMNS, LEVELS, Log
 
 

@@ -8,7 +8,7 @@ import torch
 from data.evaluation import judge, long_video
 from data.runtime.checkpoints import load_models
 from data.runtime.config import ClipConfig
-from data.tests.conftest import call, ckpt, start
+from data.tests.conftest import call
 
 TWO_DIGITS = ClipConfig(height=64, width=64, frames=20, digits=2, digit_size=28)
 
@@ -28,7 +28,8 @@ def test_long_video_writes_both_arms(ckpt, few_references, tmp_path):
     for arm in arms[2:4]:
         own = {row["first_frame"]: float(row["value"]) for row in rows
                if (row["clips"], row["metric"]) == (arm, "own")}
-        assert list(own) == ["1", "17", "25"], f"expected stretches at 1, 17 and 25 (the last 16), got {list(own)}"
+        assert list(own) == ["1", "17", "25"], (
+            f"expected stretches at 1, 17 and 25 (the last 16), got {list(own)}")
         assert own["1"] == 0 < own["25"], f"expected to begin at distance 0 from its own start, got {own}"
     first, again = ([row["value"] for row in rows if (row["clips"], row["first_frame"]) == (arm, "1")]
                     for arm in arms[2:4])
@@ -53,7 +54,8 @@ def test_the_anchor_and_the_caption_reach_the_window(ckpt, monkeypatch):
         clips = long_video.long_clips(spied, caption, 0, arm=arm, anchor=anchor, **settings)
         pieces = [next(clips) for _ in range(3)]
         assert calls[0] == (4, True, 0), f"expected a first window with caption and guidance, got {calls[0]}"
-        assert calls[-1] == expected, f"{arm}: expected (clips, caption, position) {expected}, got {calls[-1]}"
+        assert calls[-1] == expected, (
+            f"{arm}: expected (clips, caption, position) {expected}, got {calls[-1]}")
         assert [piece.shape[2] for piece in pieces][0] == 16, "the first window is 16 frames"
 
 
@@ -71,17 +73,20 @@ def test_captions_are_drawn_as_the_data_draws_them(ckpt, monkeypatch):
     with pytest.raises((StopIteration, RuntimeError)):              # no clips come
         next(long_video.drift(None, models, 40, 20, 0, "first", "", {}))
     doubles = (seen[0][:, 0] == seen[0][:, 1]).float().mean().item()
-    assert seen[0].shape == (40, 2) and doubles < 0.35, f"expected about a tenth of doubles, got {doubles:.2f}"
+    assert seen[0].shape == (40, 2) and doubles < 0.35, (
+        f"expected about a tenth of doubles, got {doubles:.2f}")
 
 
 def test_stretches_lose_no_frame():
     pieces = ((0, 10), (10, 3), (13, 7), (20, 20))                  # first frame, how many
     stream = (torch.arange(first, first + n).float().view(1, 1, n, 1, 1) for first, n in pieces)
     at = long_video.starts(33, 6)
-    assert at == [0, 6, 12, 18, 24, 27], f"expected stretches one behind the other, the last at the end, got {at}"
+    assert at == [0, 6, 12, 18, 24, 27], (
+        f"expected stretches one behind the other, the last at the end, got {at}")
     for start, piece in zip(at, long_video.stretches(stream, 6, at), strict=True):
         expected = list(range(start, start + 6))
-        assert piece.flatten().tolist() == expected, f"expected frames {expected}, got {piece.flatten().tolist()}"
+        got = piece.flatten().tolist()
+        assert got == expected, f"expected frames {expected}, got {got}"
     assert long_video.starts(32, 16) == [0, 16], "a clip of two lengths has two stretches"
     partners = long_video.partner(torch.tensor([[3], [4], [3], [5], [3]])).tolist()
     assert partners == [2, 1, 4, 3, 0], f"expected the next clip with the same caption, got {partners}"

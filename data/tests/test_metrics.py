@@ -5,16 +5,16 @@ import torch
 
 from data.clips.moving_mnist import MovingMNIST, load_digits
 from data.evaluation import intervals, metrics
-from data.tests.conftest import near, same
-from data.tests.fake_gpu import moved
+from data.tests.conftest import near
 
 
 def test_ssim_and_psnr_against_closed_forms():
-    """Flat pictures have no structure: SSIM is its luminance term. A constant error e has PSNR -20 log10 e."""
+    """Flat pictures have no structure: SSIM is its luminance term. A constant error e: PSNR -20 log10 e."""
     a, b = torch.full((2, 1, 3, 16, 16), 0.2), torch.full((2, 1, 3, 16, 16), -0.4)
     x, y = 0.6, 0.3                                                 # the same in [0,1]
     luminance = (2 * x * y + 1e-4) / (x * x + y * y + 1e-4)
-    near(metrics.ssim(a, b)[0].item(), luminance, 1e-5, "is a constant of SSIM wrong, or the pixel range not 1?")
+    near(metrics.ssim(a, b)[0].item(), luminance, 1e-5,
+         "is a constant of SSIM wrong, or the pixel range not 1?")
     near(metrics.ssim(a, a)[0].item(), 1, 1e-5, "equal videos have SSIM 1; does the window sum to 1?")
     near(metrics.psnr(metrics.squared_error(a, b)).item(), -20 * math.log10(0.3), 1e-4,
          "does the pixel range of [-1,1] count as 2 instead of 1?")
@@ -23,7 +23,8 @@ def test_ssim_and_psnr_against_closed_forms():
     with torch.autocast("cpu", torch.bfloat16):                     # whatever the model runs in
         inside = nested(a, noisy)
         still_on = torch.is_autocast_enabled("cpu")
-    assert torch.equal(inside, metrics.ssim(a, noisy)), "expected the same SSIM under autocast: is it in float32?"
+    assert torch.equal(inside, metrics.ssim(a, noisy)), (
+        "expected the same SSIM under autocast: is it in float32?")
     assert still_on, "expected autocast to go on after `exact`, but it is off: do calls share one context?"
 
 
@@ -43,13 +44,14 @@ def test_kernel_distance_is_unbiased_and_knows_its_error():
     over sets is what the interval says. Sets of another kind are above 0."""
     reference = torch.randn(300, 6, dtype=torch.float64)
     for n in (16, 64):
-        cells = torch.tensor([metrics.kernel_distance(reference, torch.randn(n, 6).double()) for _ in range(100)])
+        cells = [metrics.kernel_distance(reference, torch.randn(n, 6).double()) for _ in range(100)]
+        cells = torch.tensor(cells)
         value, error = cells[:, 0], (cells[:, 2] - cells[:, 1]) / (2 * intervals.Z)
         near(value.mean().item(), 0, 4 * value.std().item() / 100 ** 0.5 + 1,
              f"biased with {n} clips: does a clip meet itself in a mean over pairs?")
         near(error.mean().item() / value.std().item(), 1.2, 0.3,
              "error said / spread seen, a little above 1: is a variance component of the interval wrong?")
-    for n, low in ((16, 10), (64, 10)):                             # moved by one standard deviation on an axis
+    for n, low in ((16, 10), (64, 10)):                             # moved by a deviation on an axis
         moved = torch.randn(n, 6).double() + torch.tensor([1.0, 0, 0, 0, 0, 0])
         value, bottom, _ = metrics.kernel_distance(reference, moved)
         assert value > low, f"expected clearly more than 0 for features that are moved, got {value:.3g}"
@@ -68,11 +70,13 @@ def test_handwriting_does_not_depend_on_the_position():
         return torch.nn.functional.pad(chosen, (x, 20 - x, y, 20 - y))[:, None, None] * 2 - 1
 
     here, there = metrics.handwriting(at(3, 4), 24), metrics.handwriting(at(12, 9), 24)
-    near(metrics.distance(here, there).max().item(), 0, 1e-3, "is the digit moved to the middle of its frame?")
+    near(metrics.distance(here, there).max().item(), 0, 1e-3,
+         "is the digit moved to the middle of its frame?")
     apart = metrics.distance(here, there.roll(1, 0)).min().item()
     assert apart > 0.1, f"expected different digits to be 0.1 or more apart, got {apart:.3f}"
     far, which = metrics.nearest(here, metrics.handwriting(digits[:, None, None] * 2 - 1, 24))
-    assert which.tolist() == [5, 900, 2500], f"expected each digit itself to be the nearest, got {which.tolist()}"
+    assert which.tolist() == [5, 900, 2500], (
+        f"expected each digit itself to be the nearest, got {which.tolist()}")
 
 
 def test_variety_is_that_of_hands_not_of_classes():
@@ -94,7 +98,8 @@ def test_variety_is_that_of_hands_not_of_classes():
     far = metrics.distances(torch.cat([same, other]), torch.cat([same, other]))
     near(metrics.variety(far, torch.tensor([[1], [1], [1]])).item(), 0.2, 1e-6,
          "pairs at 0, 0.3 and 0.3: is a clip its own pair?")
-    assert metrics.variety(far, torch.tensor([[1], [2], [3]])).isnan(), "no two captions are equal: expected nan"
+    assert metrics.variety(far, torch.tensor([[1], [2], [3]])).isnan(), (
+        "no two captions are equal: expected nan")
 
 
 def test_two_digits_count_as_permanent_only_across_an_overlap():

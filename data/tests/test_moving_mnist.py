@@ -1,4 +1,4 @@
-"""Moving MNIST: a seed means the same clips, the files of the full MNIST, and the command that writes a clip."""
+"""Moving MNIST: what a seed means, the files of the full MNIST, and the command that writes a clip."""
 import gzip
 import sys
 

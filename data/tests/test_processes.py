@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import train
-from data.studies import process
 from data.tests.conftest import ROOT, SMALL, call
 from sora import InputError
 

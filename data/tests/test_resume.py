@@ -12,8 +12,7 @@ import torch
 import sora
 import train
 from data.runtime.checkpoints import load_checkpoint
-from data.studies import process
-from data.tests.conftest import NETS, ROOT, RUN, assert_same_run, call, complaint, trained
+from data.tests.conftest import NETS, ROOT, RUN, assert_same_run, call, complaint
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import sora
 from data.clips import files
 from data.clips.moving_mnist import MovingMNIST, load_digits
 from data.runtime.checkpoints import load_models
-from data.tests.conftest import assert_near, call, clip, complaint, make, spy, trained
+from data.tests.conftest import assert_near, call, complaint, spy
 
 
 @pytest.mark.parametrize("name,flags,shape", [

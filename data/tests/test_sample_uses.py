@@ -6,7 +6,7 @@ import torch
 
 import sora
 from data.clips import files
-from data.tests.conftest import assert_near, clip, copies, make, near, spy
+from data.tests.conftest import assert_near, spy
 from sora import TIME
 
 

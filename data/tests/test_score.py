@@ -7,8 +7,7 @@ import torch
 
 from data.evaluation import compare, judge, score
 from data.runtime.checkpoints import load_models
-from data.studies import process
-from data.tests.conftest import call, ckpt, near
+from data.tests.conftest import call, near
 from sora import InputError
 
 
@@ -20,14 +19,16 @@ def test_score_writes_its_tables_and_compare_reads_them(ckpt, few_references, tm
     printed = capsys.readouterr().out
     table = json.loads(paths[0].read_text())
     for row in ("training", "held out", "held out, VAE's copy", "samples"):
-        missing = {"legibility", "frechet", "kernel distance", "speed", "nearest"} - table["clips"][row].keys()
+        columns = {"legibility", "frechet", "kernel distance", "speed", "nearest"}
+        missing = columns - table["clips"][row].keys()
         assert row in printed and not missing, f"expected row {row!r} with all metrics, {missing} missing"
-    assert "variety" in table["clips"]["held out"], "expected the variety of real clips: 12 captions, 10 words"
+    assert "variety" in table["clips"]["held out"], (
+        "expected the variety of real clips: 12 captions, 10 words")
     assert "1.000 [1.000, 1.000]" not in printed, "a share of 1.000 has an interval: is it made by `share`?"
     assert {"psnr", "ssim"} <= table["clips"]["held out, VAE's copy"].keys(), "copies are held against clips"
     assert len(table["values"]["samples"]["legibility"]) == 12, "expected a value for each clip in the .json"
-    guesses = set(table["prediction"])
-    assert guesses == {"the model", "the last frame again", "the VAE alone"}, f"rows of the prediction: {guesses}"
+    got, expected = set(table["prediction"]), {"the model", "the last frame again", "the VAE alone"}
+    assert got == expected, f"rows of the prediction: expected {expected}, got {got}"
     assert (tmp_path / "a.score.nearest.png").exists(), "expected a picture of nearest digits"
 
     call(compare.main, *paths)
@@ -54,9 +55,11 @@ def test_samples_do_not_depend_on_how_many_there_are(ckpt):
     few = score.sample_clips(dit, vae, process, config, caption[:2], seed=3, steps=2)
     many_more = score.sample_clips(dit, vae, process, config, caption[:1].repeat(65, 1), seed=3, steps=1)
     apart = (many_more[0] - many_more[64]).abs().max().item()
-    assert apart > 1e-3, f"expected clip 64 to have other noise than clip 0, but they differ by {apart:.2g} only"
+    assert apart > 1e-3, (
+        f"expected clip 64 to have other noise than clip 0, but they differ by {apart:.2g} only")
     gap = (many[:2] - few).abs().max().item()
-    assert gap < 1e-4, f"expected the same two clips, but they differ by {gap:.2g}: has each clip its own seed?"
+    assert gap < 1e-4, (
+        f"expected the same two clips, but they differ by {gap:.2g}: has each clip its own seed?")
 
 
 def test_losses_are_those_of_the_same_noise(ckpt):
@@ -69,7 +72,8 @@ def test_losses_are_those_of_the_same_noise(ckpt):
     torch.nn.init.zeros_(dit.head.weight)
     torch.nn.init.zeros_(dit.head.bias)
     silent = score.clip_losses(dit, vae, process, config, clips).mean().item()
-    near(silent, 1, 0.2, "v of normalised latents has variance 1: is the mean taken over unknown frames only?")
+    near(silent, 1, 0.2,
+         "v of normalised latents has variance 1: is the mean taken over unknown frames only?")
 
 
 def test_a_folder_without_a_referee_says_so(ckpt, tmp_path, capsys):
@@ -77,5 +81,6 @@ def test_a_folder_without_a_referee_says_so(ckpt, tmp_path, capsys):
     config = replace(config, digits=3)
     score.score(config, vae, dit, process, words, tmp_path / "c.score.json", n=3, steps=1)
     printed = capsys.readouterr().out
-    assert "no referee" in printed and "nearest" in printed, f"expected a note and what needs no referee: {printed}"
+    assert "no referee" in printed and "nearest" in printed, (
+        f"expected a note and what needs no referee: {printed}")
     assert "legibility" not in (tmp_path / "c.score.json").read_text(), "three digits cannot be read"

@@ -8,7 +8,7 @@ import sora
 import train
 from data.runtime.checkpoints import load_checkpoint
 from data.runtime.config import check
-from data.tests.conftest import NETS, RUN, call, folder, read_log, same, start, trained
+from data.tests.conftest import NETS, RUN, call, read_log, same, start
 
 
 def test_vae_is_shared_and_weights_are_taken_over(trained, tmp_path, quick):

@@ -1,5 +1,4 @@
-"""What the studies measure is what they say: operations, losses by level, crops, and a VAE of single frames."""
-import signal
+"""What the studies measure is what they say: operations, losses by level, crops, a VAE of frames."""
 from dataclasses import replace
 
 import pytest
@@ -9,9 +8,8 @@ import train
 from data.clips import folder as loader
 from data.evaluation import judge as judging
 from data.runtime.checkpoints import load_models
-from data.studies import framing, measure, packing, process, recipe
+from data.studies import framing, measure, packing, recipe
 from data.studies.frame_vae import FrameVAE, four_to_one, one_to_four
-from data.tests.conftest import ckpt
 from sora import DDPM, DiT, SiT
 
 

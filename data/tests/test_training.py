@@ -1,5 +1,4 @@
 """A training run: what it leaves, and each of its steps by arithmetic."""
-import copy
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from data.clips import folder as folders
 from data.clips.folder import load_data
 from data.clips.moving_mnist import MovingMNIST
 from data.runtime.checkpoints import load_checkpoint, load_models
-from data.tests.conftest import RUN, call, close, read_log, same, spy, trained
+from data.tests.conftest import RUN, call, close, read_log, same, spy
 from data.training.log import COLUMNS, LEVELS, Log
 
 train_preview = train.preview

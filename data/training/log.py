@@ -17,12 +17,12 @@ class Log:
         self.path = Path(path)
         self.sums = torch.zeros(2, len(COLUMNS), device=device)     # sums and counts
 
-    def add(self, **values):
-        """Adds a value, a tensor, to each of the columns named."""
+    def add(self, share, **values):
+        """Adds a value, a tensor, of a share of a step to each of the columns named."""
         for name, value in values.items():
             column = COLUMNS.index(name)
-            self.sums[0, column] += value.detach()
-            self.sums[1, column] += 1
+            self.sums[0, column] += share * value.detach()
+            self.sums[1, column] += share
 
     def add_levels(self, error, t, known):
         """Adds the error of each latent frame that is not known to the column of its level, t in [0,1]."""
