@@ -217,8 +217,7 @@ def main(argv=None):
             return score.score(*models, score_path(args.ckpt), args.n or 256, args.seed, **options)
     windows = window_of(config, args.window, args.context, args.anchor)
     if windows[0] < least_window(args):
-        raise InputError(f"--window {windows[0] * TIME}: expected at least {least_window(args) * TIME} frames "
-                         "for this")
+        raise InputError(f"--window {windows[0] * TIME}: expected at least {least_window(args) * TIME} frames")
     size = files.parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
     clips = given_clips(args, config, size)
     if clips:

@@ -18,7 +18,7 @@ One letter for each axis:
     channels of a video: 1 grey or 3 RGB        C channels of a latent    L tokens of a clip
     D width of the transformer                  p edge of a patch in latent pixels
 Noise levels: t is the present one, s the next lower one. They run from 0 (clean) to N (only noise),
-in the unit of the process; the network is given t / N, in [0,1]. Papers are cited where they are
+integers, or reals in SiT; the network is given t / N, in [0,1]. Papers are cited where they are
 used; README.md has the list. test_sora.py has a section for each section here.
 In a hurry? Read sections 4 (the transformer), 5 (DDPM) and 8 (`generate`). A latent is a small video
 (B,C,F,h,w), normalised to mean 0 and standard deviation 1, and section 3 makes tokens of it.
@@ -60,7 +60,7 @@ class Config:
     prediction: str = option("v", "what the network predicts with ddpm: v, eps or x0")
     noise_steps: int = option(1000, "N, the number of noise levels of ddpm")
     known: float = option(0.5, "share of clips trained with some latent frames known")
-    anchors: float = option(0.5, "share of known end frames that come from farther away: anchors")
+    anchors: float = option(0.5, "share of known first or last frames replaced by anchors (section 7)")
     reach: int = option(96, "distance of the farthest anchors in video frames, a multiple of 4")
     caption_drop: float = option(0.1, "share of clips trained without their caption, for guidance")
     caption_drop_known: float = option(0.5, "the same share among clips with known frames")
@@ -145,7 +145,7 @@ class VideoVAE(nn.Module):
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1, 1))
 
     def muon_parameters(self):
-        """What Muon trains (section 7): all kernels but that of Upsample. AdamW trains the rest."""
+        """What Muon trains (section 7): kernels laid out (out, in, ...). AdamW trains the rest."""
         return [layer.weight for layer in self.modules() if isinstance(layer, CausalConv3d)]
 
     def moments(self, video):
@@ -191,8 +191,8 @@ class VideoVAE(nn.Module):
 
 def vae_loss(vae, video, eps, kl_weight):
     """Squared error + kl_weight x KL(q || N(0,1)), the latter in nats for each latent value. Up to
-    scale and a constant this is the negative ELBO of a decoder with Gaussian noise, the variance of
-    which sets kl_weight. Returns (loss, squared error, KL)."""
+    scale and a constant this is the negative ELBO of a Gaussian decoder, and kl_weight stands for the
+    decoder's variance. Returns (loss, squared error, KL)."""
     reconstruction, mean, log_var = vae(video, eps)
     error = (reconstruction - video).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
@@ -222,7 +222,7 @@ def unpatchify(tokens, p, F, h, w):
 
 def token_positions(frame_positions, rows, columns):
     """Where tokens are, from where their latent frames are in time (B,F): positions (B,L,3), which
-    are f, y and x in patches, and distances (L,4) to the four walls (the edges of the picture)."""
+    are frame, row and column, and distances (L,4) to the four walls (the edges of the picture)."""
     B, F = frame_positions.shape
     cells = torch.arange(rows * columns, device=frame_positions.device)
     y, x = cells // columns, cells % columns
@@ -257,8 +257,8 @@ def rope_angles(positions, head_dim):
 
 def rotate(x, rope):
     """Rotates the pairs (i, i + head_dim/2) of x (B,L,heads,head_dim) by their angles (RoPE eq. 34,
-    where pairs are neighbours: another order of the channels). The product of a query and a key then
-    depends only on the difference of their positions (eq. 16)."""
+    with pairs (2i, 2i+1): the same but for the order of channels). The product of a query and a key
+    then depends only on the difference of their positions (eq. 16)."""
     cos, sin = rope
     a, b = x.chunk(2, dim=-1)                                               # (B,L,heads,head_dim/2)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
@@ -357,7 +357,7 @@ class DiT(nn.Module):
         nn.init.zeros_(self.head.weight)                    # the network predicts 0
 
     def muon_parameters(self):
-        """What Muon trains: attention and MLP. Modulations, which begin at 0, stay with AdamW."""
+        """What Muon trains: attention and MLP. AdamW trains the rest, modulations included."""
         return [layer.weight for block in self.blocks
                 for layer in (block.attention.qkv, block.attention.out, block.mlp[0], block.mlp[2])]
 
@@ -389,7 +389,7 @@ class DiT(nn.Module):
         token; t (B,F), caption (B,F,words): of each latent frame; lengths: see packed_attention."""
         # RoPE is relative: it does not say where the walls are, and things bounce off walls.
         walls = self.embed_walls(sinusoid(walls, 16, max_period=100).flatten(1))
-        x = (self.embed_token(tokens) + walls).float()                          # (B,L,D)
+        x = (self.embed_token(tokens) + walls).float()        # (B,L,D); float32 also under autocast
         # The waves are made for levels up to 1000, as DiT's are; in [0,1] they would hardly move.
         condition = self.embed_level(sinusoid(1000 * t, 256, max_period=10000))
         condition = condition + self.embed_word(caption).sum(2)                 # (B,F,D)
@@ -401,13 +401,13 @@ class DiT(nn.Module):
         return self.head(modulate(norm(x), shift, scale)).float()
 
     def forward_packed(self, clips):
-        """Optional: clips of any shapes in one sequence (Patch n' Pack, NaViT section 2.1).
+        """Optional: clips of any F, h, w in one sequence (Patch n' Pack, NaViT section 2.1).
 
         clips: a list of (x, t, caption, positions), each as for `forward`, with B = 1 -> a list of
         what `forward` would return."""
         tokens, positions, walls, frame, t, caption = zip(*[self.tokenise(*clip) for clip in clips])
         lengths = [len(part) for part in frame]
-        before = [0, *accumulate(part.shape[1] for part in t)]             # frames of earlier clips
+        before = [0, *accumulate(part.shape[1] for part in t)]             # offsets of frame numbers
         frame = torch.cat([part + n for part, n in zip(frame, before)])
         output = self.forward_tokens(
             torch.cat(tokens, 1), torch.cat(positions, 1), torch.cat(walls), frame, torch.cat(t, 1),
@@ -417,8 +417,8 @@ class DiT(nn.Module):
 
 
 def packed_attention(q, k, v, lengths):
-    """Optional: variable-length attention in a sequence (1,heads,L,head_dim) of clips of so many
-    tokens, `lengths`, one behind the other: tokens attend to those of their own clip only."""
+    """Optional: variable-length attention in a sequence (1,heads,L,head_dim) that joins clips of
+    `lengths` tokens each, end to end: tokens attend to those of their own clip only."""
     clips = zip(q.split(lengths, dim=2), k.split(lengths, dim=2), v.split(lengths, dim=2))
     return torch.cat([nnf.scaled_dot_product_attention(*clip) for clip in clips], dim=2)
 
@@ -429,10 +429,10 @@ def packed_attention(q, k, v, lengths):
 #     draw_levels(shape)               random levels to train at
 #     q_sample(x0, t, eps)             the noisy latent x_t
 #     target(x0, eps, t)               what the network has to predict at level t
-#     schedule(steps, strength)        the levels that a sampler visits, from strength x N down to 0
+#     schedule(steps, strength)        levels of a sampler, from strength x N (section 8) down to 0
 #     samplers                         names of its sampling steps, (model, x, t, s, caption) -> x_s
 # Levels t and s are (B,F), one for each latent frame: integers here, and level 0 is the data.
-# Known frames have t = s = 0; what a sampling step makes of them, even NaN, is overwritten.
+# Known frames have t = s = 0; a step may make NaN (0/0) of them, which `generate` overwrites.
 
 def per_frame(value):
     """A value for each latent frame (B,F), shaped to multiply a latent (B,C,F,h,w)."""
@@ -452,8 +452,8 @@ class DDPM:
         self.alpha_bar = alpha_bar.float().to(device)               # (N+1,)
 
     def draw_levels(self, shape, generator=None, device=None):
-        """Levels in 1..N: N sigmoid(normal), as in Stable Diffusion 3 (eq. 19). DDPM draws all alike,
-        but there is more to learn in the middle; those at the ends come up hardly ever."""
+        """Levels in 1..N: N sigmoid(normal), as in Stable Diffusion 3 (eq. 19). DDPM draws uniformly,
+        but there is more to learn in the middle; N itself, where sampling begins, is extrapolated."""
         normal = torch.randn(shape, generator=generator, device=device)
         return (self.N * normal.sigmoid()).ceil().long().clamp(1, self.N)
 
@@ -543,7 +543,7 @@ class SiT:
         """A step along the mean of the velocities at both ends: error of order 2."""
         velocity = model(x, t, caption)
         at_end = model(x + per_frame(s - t) * velocity, s, caption)
-        at_end = torch.where(per_frame(s == 0), velocity, at_end)  # 0 is not trained: Euler's step
+        at_end = torch.where(per_frame(s == 0), velocity, at_end)  # no loss at level 0: Euler's step
         return x + per_frame(s - t) * (velocity + at_end) / 2
 
 
@@ -551,12 +551,12 @@ class SiT:
 # 7. Training: which frames are known, the loss, the optimiser. The loop is in train.py.
 
 def draw_windows(config, B, F, generator=None):
-    """Draws what B training clips of F latent frames show, so that every use below is practised.
+    """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
 
-    In a share `config.known` of the clips some latent frames are known: the first, the last, or both
-    ends. A known first (last) frame may be an anchor: it comes from up to `config.reach` video frames
-    earlier (later), and shows what must not be forgotten. In a long video anchors are farther away
-    than any distance in training, so the network is never told the true one, but always `reach`.
+    In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
+    both. A known first (last) one may be an anchor: it comes from up to `config.reach` video frames
+    earlier (later), so that `extend` can show a video's first frame for ever. There it is farther
+    away than any distance in training; so its position is always told as `reach` beyond its slot.
     Returns, on the CPU: known (B,F) bool; positions (B,F), where in time the network is told that
     each latent frame is; frames (B,4F), the video frames to show, 0 being the window's first."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
@@ -566,7 +566,7 @@ def draw_windows(config, B, F, generator=None):
     n_last = whole(0, F - 1 - n_first)
     index = torch.arange(F)
     known = (index < n_first[:, None]) | (index >= F - n_last[:, None])
-    mirrored = torch.rand(B, 1, generator=generator) < 0.5          # both directions alike
+    mirrored = torch.rand(B, 1, generator=generator) < 0.5          # n_last got only the rest
     known = torch.where(mirrored, known.flip(1), known)
     known &= torch.rand(B, 1, generator=generator) < config.known
     positions = index.repeat(B, 1)
@@ -575,7 +575,7 @@ def draw_windows(config, B, F, generator=None):
     for end, direction in ((0, -1), (F - 1, 1)):
         share = config.anchors if reach > 0 else 0
         anchor = known[:, end] & (torch.rand(B, generator=generator) < share)
-        source[anchor, end] += direction * whole(1, reach)[anchor]  # shown: 1 to reach farther
+        source[anchor, end] += direction * whole(0, reach)[anchor]  # shown: 0 to reach farther
         positions[anchor, end] += direction * reach                 # told: always reach
     frames = TIME * source[:, :, None] + torch.arange(TIME)         # (B,F,4)
     return known, positions, frames.flatten(1)
@@ -584,7 +584,7 @@ def draw_windows(config, B, F, generator=None):
 def draw_noise(process, config, shape, known, caption, generator=None):
     """The other random parts of a training step, on latents of `shape` (B,C,F,h,w).
 
-    Returns t (B,F), one level for all unknown frames of a clip, 0 for known ones; the noise eps; and
+    Returns t (B,F), one level for the unknown frames of a clip; 0 marks known ones; the noise eps; and
     the caption, set to 0 in some clips, more often in those whose known frames already show it."""
     B, device = shape[0], known.device
     t = torch.where(known, 0, process.draw_levels((B, 1), generator, device))   # (B,F)
@@ -613,8 +613,8 @@ def diffusion_loss(model, process, x0, caption, known, positions, t, eps, count=
 def newton_schulz(matrices, steps=5):
     """Makes matrices (n,rows,columns) nearly orthogonal: all singular values become about 1.
 
-    Each step applies a x + b x^3 + c x^5 to all of them. The coefficients (Jordan et al. 2024) make
-    it steep at 0, where values grow 3.4-fold a step. The price is that they do not converge to 1:
+    As x x' x cubes them, a step applies a x + b x^3 + c x^5. The coefficients (Jordan et al. 2024)
+    make it steep at 0, where values grow 3.4-fold a step. The price is that they do not converge to 1:
     after 5 steps those that were above 0.01 of the norm are in [0.68, 1.2]."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)            # none is above 1 now
@@ -628,10 +628,10 @@ def newton_schulz(matrices, steps=5):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, with every update made orthogonal (Jordan et al. 2024): all directions in which a
-    matrix acts change by the same amount, and no few large ones drown the others. The size of a
-    step is that of AdamW's, 0.2 lr for each entry (root mean square; Liu et al. 2025). A kernel is
-    flattened to (outputs, all else). dtype: of the products; bfloat16 only if hardware has it."""
+    """Momentum, with every update made orthogonal (Jordan et al. 2024): all directions of a matrix
+    change by the same amount, and a few large ones cannot drown the rest. A step is as large as
+    AdamW's in practice: 0.2 lr RMS for each entry (Liu et al. 2025). Kernels are flattened to
+    (outputs, all else). dtype: of the products; bfloat16 only if hardware has it."""
 
     def __init__(self, params, lr, momentum=0.95, dtype=torch.float32):
         super().__init__(params, dict(lr=lr, momentum=momentum))
@@ -651,7 +651,7 @@ class Muon(torch.optim.Optimizer):
             for pairs in updates.values():
                 batch = torch.stack([update for _, update in pairs])            # (n,rows,columns)
                 orthogonal = newton_schulz(batch.to(self.dtype)).to(batch.dtype)
-                size = 0.2 * max(batch.shape[1:]) ** 0.5         # entries are 1 / sqrt(longer side)
+                size = 0.2 * max(batch.shape[1:]) ** 0.5         # their RMS is 1 / sqrt(longer side)
                 for (p, _), update in zip(pairs, orthogonal):
                     p.sub_(update.view_as(p), alpha=group["lr"] * size)
 
@@ -663,7 +663,7 @@ class Muon(torch.optim.Optimizer):
 def guided(model, scale):
     """The model with classifier-free guidance (Ho & Salimans, eq. 6; scale is 1 + their w).
 
-    They guide eps. At a given x_t, v, x0 and the velocity are affine in eps, so the same holds."""
+    They guide eps; v, x0 and the velocity are affine in eps for fixed x_t, so the same holds."""
     def guided_model(x, t, caption):
         captions = torch.cat([caption, torch.zeros_like(caption)])
         with_caption, without = model(torch.cat([x, x]), torch.cat([t, t]), captions).chunk(2)
@@ -709,17 +709,17 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
 
 # --------------------------------------------------------------------------------------------------
 # 9. Long video. All stays in latent space: what was generated is never decoded and encoded again.
-# But it counts as known, with its errors; that clips do not drift off is measured, not guaranteed.
+# But it counts as known, with its errors: clips can drift, and how much is measured, not guaranteed.
 
 def extend(model, process, past, caption, window, context, anchor=0, backward=False, **sampling):
     """An autoregressive rollout without end: yields the next latent frames, window after window.
 
     past (B,C,F,h,w): the latent frames so far; F may be 0
-    caption: (B,words), or (B,F',words): a caption for each latent frame of the video (counted from
-        the end of `past` if backward), the last of which holds for all later ones
+    caption: (B,words), or (B,F',words), one for each latent frame, `past` included (if backward, from
+        its end on); the last holds for all later ones
     window: latent frames sampled jointly, of which up to `context` are the newest of the past
-    anchor: 0, or config.reach / 4. Once the video's first latent frame is no longer in sight, every
-        window begins with it, told at this distance, as in training: what keeps it from forgetting.
+    anchor: 0, or config.reach / 4. When the context has lost the video's first latent frame, every
+        window begins with it at position -anchor, as in training, so that it is not forgotten.
     backward: `past` is what comes afterwards; yields what is before it, in reverse order
     sampling: goes to `generate`"""
     most = window - 1 - (anchor > 0)
@@ -746,7 +746,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
         words = caption
         if caption.ndim == 3:
             words = caption[:, shown.clamp(max=caption.shape[1] - 1)]           # (B,window,words)
-        positions = -positions if backward else positions           # backward: time runs down
+        positions = -positions if backward else positions           # index up = time down
         new = generate(model, process, latent, is_known, words, positions, **sampling)[:, :, n:]
         yield new
         first = new[:, :, :1] if made == 0 else first
@@ -765,8 +765,8 @@ def take(windows, frames):
 def connect(model, process, before, after, gap, caption, window, context, anchor=0, **sampling):
     """The `gap` latent frames that lead from one clip to another, (B,C,gap,h,w); caption (B,words).
 
-    A last window fills what it has room for between known frames, half of `context`, at least one,
-    on either side. If the gap is longer than that, `before` is extended first."""
+    The last window has half of `context`, at least one, known frames on either side and fills the room
+    between. If the gap is longer than this room, `before` is extended first."""
     side = max(context // 2, 1)
     room = window - 2 * side
     if room < 1 or gap < 1:
@@ -786,10 +786,10 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 
 
 def loop(model, process, empty, frames, caption, window, context, anchor=0, **sampling):
-    """A video that ends where it began, (B,C,frames,h,w).
+    """Latents that end where they began, (B,C,frames,h,w). To decode: twice in a row, keep the second.
 
-    Samples a window, then fills the way from its end back to its beginning. In a short video the
-    window is cut, so that there is a way to fill. caption (B,words); empty: (B,C,0,h,w)."""
+    Samples a window (which needs no anchor), then fills the way back to its beginning. In a short
+    video the window is cut to leave a way. caption (B,words); empty: (B,C,0,h,w)."""
     room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once
     if frames <= room:
         raise InputError(f"loop of {frames} latent frames: expected more than {room}, the way back")

@@ -75,8 +75,9 @@ def parse(argv=None):
     add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (left out: on a GPU only)")
     group = parser.add_argument_group("config (in brackets: tiny)")
     for item in fields(TrainConfig):
-        group.add_argument(f"--{item.name.replace('_', '-')}", type=item.type, metavar=item.type.__name__.upper(),
-                           help=f"{item.metadata['help']} ({item.default})".replace("%", "%%"))
+        flag, kind = f"--{item.name.replace('_', '-')}", item.type
+        text = f"{item.metadata['help']} ({item.default})".replace("%", "%%")
+        group.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=text)
     return parser.parse_args(argv)
 
 
@@ -130,7 +131,8 @@ def train_dit(run):
 def draw_group(run, step, shape):
     """The clips of one shape in a step, and all that is random about them."""
     source, n = run.mix[shape]
-    known, positions, frames = draw_windows(run.config, n, source.frames // TIME, rng(run, step, "windows", shape))
+    windows = rng(run, step, "windows", shape)
+    known, positions, frames = draw_windows(run.config, n, source.frames // TIME, windows)
     if source.frames <= TIME:                                       # an image: one frame, four times
         frames = frames[:, :1].expand(-1, TIME)
     video, caption = source.clips(n, rng(run, step, "clips", shape), frames)
@@ -211,7 +213,7 @@ def main(argv=None):
     if run.rank == 0:
         with machine.autocast(run.device):
             samples = score.pictures(run.out / "samples.gif", c, run.vae, run.process, run.ema, c.seed, n=64)
-            expected = "at least 27 dB and 90 %" if replace(c, seed=0) == PRESETS["tiny"] else "see README.md"
+            expected = "at least 27 dB and 85 %" if replace(c, seed=0) == PRESETS["tiny"] else "see README.md"
             print(f"expected {expected}; got {score.verdict(c, run.vae, *samples, c.seed)}")
 
 

@@ -1,4 +1,4 @@
-"""What surrounds sora.py: runtime, clips, training, sampling, evaluation, studies, weights. Import it before torch."""
+"""What surrounds sora.py: clips, training, sampling, evaluation, studies, weights. Import it before torch."""
 import os
 
 # A thread that waits for another spins, by default so long that on shared cores every step takes

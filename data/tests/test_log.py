@@ -60,14 +60,16 @@ def test_a_level_has_its_column_and_known_frames_have_none():
 def test_a_line_of_the_log_is_the_mean_since_the_last_one(tmp_path):
     log = Log(tmp_path / "log.csv", "cpu")
     log.cut_back("vae", 0)
-    log.add(loss=torch.tensor(1.0), kl=torch.tensor(5.0))
-    log.add(loss=torch.tensor(3.0))
+    log.add(0.5, loss=torch.tensor(1.0))                           # half of a step
+    log.add(0.5, loss=torch.tensor(1.0))
+    log.add(1, kl=torch.tensor(5.0))
+    log.add(1, loss=torch.tensor(3.0))
     log.write("vae", 2, 1.0)
-    log.add(loss=torch.tensor(7.0))
+    log.add(1, loss=torch.tensor(7.0))
     log.write("vae", 3, 2.0)
     rows = [(row["step"], row["loss"], row["kl"], row["error"]) for row in read_log(tmp_path)]
     assert rows == [("2", "2", "5", ""), ("3", "7", "", "")], (
         f"expected means of what was added since the last line, nothing where nothing was added; got {rows}")
     assert log.finite(), "nothing was added, and it is called not finite"
-    log.add(loss=torch.tensor(math.inf))
+    log.add(1, loss=torch.tensor(math.inf))
     assert not log.finite(), "an infinite loss is called finite"

@@ -69,7 +69,7 @@ def test_every_parameter_has_one_optimizer(tmp_path, stage, muon, rest):
 
 
 def test_peak_rates_reach_their_optimizers(trained, tmp_path, quick, monkeypatch):
-    """Each flag is the peak of its own optimizer: step 1 of 4 is at 1/100 of the peak."""
+    """Each flag is the peak of its own optimizer: step 1 is at 1/50 of the peak."""
     rates, real = {}, train.update
 
     def watched(run, *args):
@@ -78,7 +78,7 @@ def test_peak_rates_reach_their_optimizers(trained, tmp_path, quick, monkeypatch
     monkeypatch.setattr(train, "update", watched)
     call(train.main, *NETS, *"--vae-steps 1 --steps 1 --batch 1 --vae-batch 1 --vae-lr 1 --vae-muon 2 --lr 3 "
          "--muon 4".split(), "--out", tmp_path)
-    expected = {"vae": [0.01, 0.02], "dit": [0.03, 0.04]}
+    expected = {"vae": [0.02, 0.04], "dit": [0.06, 0.08]}
     assert rates == expected, f"expected rates {expected} (AdamW, Muon) in step 1, got {rates}"
 
 
