@@ -60,7 +60,7 @@ class Config:
     prediction: str = option("v", "what the network predicts with ddpm: v, eps or x0")
     noise_steps: int = option(1000, "N, the number of noise levels of ddpm")
     known: float = option(0.5, "share of clips trained with some latent frames known")
-    anchors: float = option(0.5, "share of known first or last frames replaced by anchors (section 7)")
+    anchors: float = option(0.5, "share of known end frames from farther away: anchors (section 7)")
     reach: int = option(96, "distance of the farthest anchors in video frames, a multiple of 4")
     caption_drop: float = option(0.1, "share of clips trained without their caption, for guidance")
     caption_drop_known: float = option(0.5, "the same share among clips with known frames")
@@ -145,7 +145,7 @@ class VideoVAE(nn.Module):
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1, 1))
 
     def muon_parameters(self):
-        """What Muon trains (section 7): kernels laid out (out, in, ...). AdamW trains the rest."""
+        """What Muon trains (section 7): all kernels but Upsample's, which is (in, out)."""
         return [layer.weight for layer in self.modules() if isinstance(layer, CausalConv3d)]
 
     def moments(self, video):
@@ -191,8 +191,8 @@ class VideoVAE(nn.Module):
 
 def vae_loss(vae, video, eps, kl_weight):
     """Squared error + kl_weight x KL(q || N(0,1)), the latter in nats for each latent value. Up to
-    scale and a constant this is the negative ELBO of a Gaussian decoder, and kl_weight stands for the
-    decoder's variance. Returns (loss, squared error, KL)."""
+    scale and a constant this is the negative ELBO of a Gaussian decoder, whose variance is
+    proportional to kl_weight. Returns (loss, squared error, KL)."""
     reconstruction, mean, log_var = vae(video, eps)
     error = (reconstruction - video).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
@@ -221,8 +221,8 @@ def unpatchify(tokens, p, F, h, w):
 
 
 def token_positions(frame_positions, rows, columns):
-    """Where tokens are, from where their latent frames are in time (B,F): positions (B,L,3), which
-    are frame, row and column, and distances (L,4) to the four walls (the edges of the picture)."""
+    """From the times of latent frames (B,F): positions (B,L,3) of the tokens, that is frame, row and
+    column, and distances (L,4) to the four walls (the edges of the picture)."""
     B, F = frame_positions.shape
     cells = torch.arange(rows * columns, device=frame_positions.device)
     y, x = cells // columns, cells % columns
@@ -256,9 +256,9 @@ def rope_angles(positions, head_dim):
 
 
 def rotate(x, rope):
-    """Rotates the pairs (i, i + head_dim/2) of x (B,L,heads,head_dim) by their angles (RoPE eq. 34,
-    with pairs (2i, 2i+1): the same but for the order of channels). The product of a query and a key
-    then depends only on the difference of their positions (eq. 16)."""
+    """Rotates the pairs (i, i + head_dim/2) of x (B,L,heads,head_dim) by their angles (RoPE eq. 34
+    has pairs (2i, 2i+1); only the order of channels differs). The product of a query and a key then
+    depends only on the difference of their positions (eq. 16)."""
     cos, sin = rope
     a, b = x.chunk(2, dim=-1)                                               # (B,L,heads,head_dim/2)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
@@ -282,13 +282,13 @@ class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys (QK-norm, ViT-22B) and RoPE.
 
     Normalised vectors have the length sqrt(head_dim), so no logit q·k / sqrt(head_dim) is larger
-    than that: stable, but too small to single out one of many tokens. So each head learns a gain."""
+    than that: stable, but too small to single out one token. Heads learn gains, from 2 on."""
 
     def __init__(self, dim, heads):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.gain = nn.Parameter(torch.empty(heads, 1))
+        self.gain = nn.Parameter(torch.full((heads, 1), 2.0))
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x, rope, lengths=None):
@@ -351,7 +351,6 @@ class DiT(nn.Module):
         nn.init.normal_(self.embed_word.weight, std=0.5)   # as large as the level's embedding
         nn.init.zeros_(self.embed_word.weight[0])           # "no word" adds nothing to a caption
         for block in self.blocks:
-            nn.init.constant_(block.attention.gain, 2.0)    # sharper than 1: see Attention
             nn.init.zeros_(block.modulation.weight)         # adaLN-Zero: gates 0, blocks do nothing
         nn.init.zeros_(self.modulation.weight)              # the last shift and scale do nothing
         nn.init.zeros_(self.head.weight)                    # the network predicts 0
@@ -383,14 +382,14 @@ class DiT(nn.Module):
         return patchify(x, self.p), positions, walls, frame, t, caption
 
     def forward_tokens(self, tokens, positions, walls, frame, t, caption, lengths=None):
-        """The transformer proper: tokens (B,L,C·p·p), in any order -> predictions (B,L,C·p·p).
+        """The transformer itself: tokens (B,L,C·p·p), in any order -> predictions (B,L,C·p·p).
 
         positions (B,L,3), walls (L,4): see `token_positions`; frame (L,): the latent frame of each
         token; t (B,F), caption (B,F,words): of each latent frame; lengths: see packed_attention."""
         # RoPE is relative: it does not say where the walls are, and things bounce off walls.
         walls = self.embed_walls(sinusoid(walls, 16, max_period=100).flatten(1))
         x = (self.embed_token(tokens) + walls).float()        # (B,L,D); float32 also under autocast
-        # The waves are made for levels up to 1000, as DiT's are; in [0,1] they would hardly move.
+        # The sinusoids expect levels up to 1000, as in DiT; in [0,1] most would hardly change.
         condition = self.embed_level(sinusoid(1000 * t, 256, max_period=10000))
         condition = condition + self.embed_word(caption).sum(2)                 # (B,F,D)
         rope = rope_angles(positions, self.head_dim)
@@ -430,7 +429,7 @@ def packed_attention(q, k, v, lengths):
 #     q_sample(x0, t, eps)             the noisy latent x_t
 #     target(x0, eps, t)               what the network has to predict at level t
 #     schedule(steps, strength)        levels of a sampler, from strength x N (section 8) down to 0
-#     samplers                         names of its sampling steps, (model, x, t, s, caption) -> x_s
+#     samplers                         names of sampling steps (model, x, t, s, caption, randn) -> x_s
 # Levels t and s are (B,F), one for each latent frame: integers here, and level 0 is the data.
 # Known frames have t = s = 0; a step may make NaN (0/0) of them, which `generate` overwrites.
 
@@ -453,7 +452,7 @@ class DDPM:
 
     def draw_levels(self, shape, generator=None, device=None):
         """Levels in 1..N: N sigmoid(normal), as in Stable Diffusion 3 (eq. 19). DDPM draws uniformly,
-        but there is more to learn in the middle; N itself, where sampling begins, is extrapolated."""
+        but there is more to learn in the middle. N, where sampling begins, is hardly ever drawn."""
         normal = torch.randn(shape, generator=generator, device=device)
         return (self.N * normal.sigmoid()).ceil().long().clamp(1, self.N)
 
@@ -543,7 +542,7 @@ class SiT:
         """A step along the mean of the velocities at both ends: error of order 2."""
         velocity = model(x, t, caption)
         at_end = model(x + per_frame(s - t) * velocity, s, caption)
-        at_end = torch.where(per_frame(s == 0), velocity, at_end)  # no loss at level 0: Euler's step
+        at_end = torch.where(per_frame(s == 0), velocity, at_end)  # untrained at level 0: Euler's step
         return x + per_frame(s - t) * (velocity + at_end) / 2
 
 
@@ -555,10 +554,11 @@ def draw_windows(config, B, F, generator=None):
 
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
     both. A known first (last) one may be an anchor: it comes from up to `config.reach` video frames
-    earlier (later), so that `extend` can show a video's first frame for ever. There it is farther
-    away than any distance in training; so its position is always told as `reach` beyond its slot.
-    Returns, on the CPU: known (B,F) bool; positions (B,F), where in time the network is told that
-    each latent frame is; frames (B,4F), the video frames to show, 0 being the window's first."""
+    earlier (later), so that `extend` can always show the network how a video began, however long
+    ago. Because no training clip is as long, the network is never told the true time of an anchor,
+    but always the same: its index, minus (plus) reach / 4.
+    Returns, on the CPU: known (B,F) bool; positions (B,F), the time of each latent frame as told to
+    the network; frames (B,4F), the video frames to show, 0 being the window's first."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
         return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()
 
@@ -566,7 +566,7 @@ def draw_windows(config, B, F, generator=None):
     n_last = whole(0, F - 1 - n_first)
     index = torch.arange(F)
     known = (index < n_first[:, None]) | (index >= F - n_last[:, None])
-    mirrored = torch.rand(B, 1, generator=generator) < 0.5          # n_last got only the rest
+    mirrored = torch.rand(B, 1, generator=generator) < 0.5          # else n_last is shorter
     known = torch.where(mirrored, known.flip(1), known)
     known &= torch.rand(B, 1, generator=generator) < config.known
     positions = index.repeat(B, 1)
@@ -575,7 +575,7 @@ def draw_windows(config, B, F, generator=None):
     for end, direction in ((0, -1), (F - 1, 1)):
         share = config.anchors if reach > 0 else 0
         anchor = known[:, end] & (torch.rand(B, generator=generator) < share)
-        source[anchor, end] += direction * whole(0, reach)[anchor]  # shown: 0 to reach farther
+        source[anchor, end] += direction * whole(0, reach)[anchor]  # shown: 0..reach farther
         positions[anchor, end] += direction * reach                 # told: always reach
     frames = TIME * source[:, :, None] + torch.arange(TIME)         # (B,F,4)
     return known, positions, frames.flatten(1)
@@ -613,9 +613,9 @@ def diffusion_loss(model, process, x0, caption, known, positions, t, eps, count=
 def newton_schulz(matrices, steps=5):
     """Makes matrices (n,rows,columns) nearly orthogonal: all singular values become about 1.
 
-    As x x' x cubes them, a step applies a x + b x^3 + c x^5. The coefficients (Jordan et al. 2024)
-    make it steep at 0, where values grow 3.4-fold a step. The price is that they do not converge to 1:
-    after 5 steps those that were above 0.01 of the norm are in [0.68, 1.2]."""
+    As x x^T x cubes them, a step maps a singular value s to a s + b s^3 + c s^5. The coefficients
+    (Jordan et al. 2024) make this steep at 0: small values grow 3.4-fold. The price is that they do
+    not converge to 1: after 5 steps those that were above 0.01 of the norm are in [0.68, 1.2]."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)            # none is above 1 now
     tall = x.shape[1] > x.shape[2]
@@ -630,7 +630,7 @@ def newton_schulz(matrices, steps=5):
 class Muon(torch.optim.Optimizer):
     """Momentum, with every update made orthogonal (Jordan et al. 2024): all directions of a matrix
     change by the same amount, and a few large ones cannot drown the rest. A step is as large as
-    AdamW's in practice: 0.2 lr RMS for each entry (Liu et al. 2025). Kernels are flattened to
+    AdamW's in practice: entries have an RMS of 0.2 lr (Liu et al. 2025). Kernels are flattened to
     (outputs, all else). dtype: of the products; bfloat16 only if hardware has it."""
 
     def __init__(self, params, lr, momentum=0.95, dtype=torch.float32):
@@ -695,7 +695,7 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
 
     denoiser = guided(model_here, guidance)
     step = getattr(process, sampler or process.samplers[0])
-    levels = process.schedule(steps, strength, latent.device)       # (steps+1,)
+    levels = process.schedule(steps, strength, latent.device)       # up to steps + 1
     unknown = ~known.expand(B, F)
     levels = levels[:, None, None] * unknown                        # (steps+1,B,F), 0 where known
     x = randn(latent)
@@ -715,8 +715,8 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
     """An autoregressive rollout without end: yields the next latent frames, window after window.
 
     past (B,C,F,h,w): the latent frames so far; F may be 0
-    caption: (B,words), or (B,F',words), one for each latent frame, `past` included (if backward, from
-        its end on); the last holds for all later ones
+    caption: (B,words), or (B,F',words), one for each latent frame, `past` included (if backward: the
+        video's last frame first); the last one holds for all that follow
     window: latent frames sampled jointly, of which up to `context` are the newest of the past
     anchor: 0, or config.reach / 4. When the context has lost the video's first latent frame, every
         window begins with it at position -anchor, as in training, so that it is not forgotten.
@@ -746,7 +746,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
         words = caption
         if caption.ndim == 3:
             words = caption[:, shown.clamp(max=caption.shape[1] - 1)]           # (B,window,words)
-        positions = -positions if backward else positions           # index up = time down
+        positions = -positions if backward else positions           # only positions count
         new = generate(model, process, latent, is_known, words, positions, **sampling)[:, :, n:]
         yield new
         first = new[:, :, :1] if made == 0 else first
@@ -765,12 +765,12 @@ def take(windows, frames):
 def connect(model, process, before, after, gap, caption, window, context, anchor=0, **sampling):
     """The `gap` latent frames that lead from one clip to another, (B,C,gap,h,w); caption (B,words).
 
-    The last window has half of `context`, at least one, known frames on either side and fills the room
-    between. If the gap is longer than this room, `before` is extended first."""
+    The last window has max(context // 2, 1) known frames on either side and fills the room between.
+    If the gap is longer than this room, `before` is extended first."""
     side = max(context // 2, 1)
     room = window - 2 * side
     if room < 1 or gap < 1:
-        raise InputError(f"gap {gap}, window {window}: expected at least 1 and {2 * side + 1} frames")
+        raise InputError(f"gap {gap}, window {window}: expected at least 1, {2 * side + 1} frames")
     new = before[:, :, :0]
     if gap > room:
         windows = extend(model, process, before, caption, window, context, anchor, **sampling)
@@ -786,10 +786,10 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 
 
 def loop(model, process, empty, frames, caption, window, context, anchor=0, **sampling):
-    """Latents that end where they began, (B,C,frames,h,w). To decode: twice in a row, keep the second.
-
-    Samples a window (which needs no anchor), then fills the way back to its beginning. In a short
-    video the window is cut to leave a way. caption (B,words); empty: (B,C,0,h,w)."""
+    """Latents that end where they began, (B,C,frames,h,w): samples a window (which needs no anchor),
+    then fills the way back to its beginning; if the video is short, of a window cut to leave `room`.
+    The decoder is causal: give it the loop twice, joined, and keep the second half.
+    caption (B,words); empty: (B,C,0,h,w)."""
     room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once
     if frames <= room:
         raise InputError(f"loop of {frames} latent frames: expected more than {room}, the way back")

@@ -184,8 +184,8 @@ def folder(tmp_path):
 @pytest.fixture
 def clip(tmp_path):
     """A file with a real clip of 20 frames, 32x32."""
-    data = MovingMNIST(*load_digits("heldout"), (32, 32), 20, 1, 20)
-    files.write_clip(tmp_path / "clip.npy", data.clips(1, torch.Generator().manual_seed(0))[0])
+    digits = MovingMNIST(*load_digits("heldout"), (32, 32), 20, 1, 20)
+    files.write_clip(tmp_path / "clip.npy", digits.clips(1, torch.Generator().manual_seed(0))[0])
     return tmp_path / "clip.npy"
 
 

@@ -46,11 +46,11 @@ def test_new_frames_backward_are_in_the_order_of_time(ckpt, few_references, monk
     def counting(*args, backward=False, **kwargs):
         yield torch.arange(1.0, 5).view(1, 1, 4, 1, 1).expand(2, models.config.latent_channels, 4, 4, 4)
 
-    monkeypatch.setattr(ends, "extend", counting)
     def decode(latent):
         decoded.append(latent[0, 0, :, 0, 0])
         return torch.zeros(2, 1, 24, 32, 32)
 
+    monkeypatch.setattr(ends, "extend", counting)
     monkeypatch.setattr(models.vae, "decode", decode)
     ends.extensions(models, 2, 4, 2, 0, 0, {})
     forward, backward = decoded

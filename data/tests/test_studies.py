@@ -155,7 +155,7 @@ def test_framing_trains_both_and_measures_each_shape(ckpt, tmp_path, monkeypatch
 
 
 def test_the_recipe_changes_one_thing_at_a_time(ckpt, tmp_path):
-    recipe.main([*short(ckpt, tmp_path, steps=4), "--lr", "0.1"])    # so that few steps move a gain
+    recipe.main([*short(ckpt, tmp_path, steps=4), "--lr", "0.1"])  # so that few steps move a gain
     rows = table(tmp_path, "recipe")
     assert runs_of(rows) == set(recipe.RUNS)
     assert {f"loss at {level}" for level in measure.LEVELS} <= {row["metric"] for row in rows}

@@ -16,7 +16,7 @@ from data.runtime.checkpoints import load_checkpoint, load_models
 from data.tests.conftest import RUN, call, close, read_log, same, spy
 from data.training.log import COLUMNS, LEVELS, Log
 
-train_preview = train.preview
+train_preview = train.preview                                       # the one that `quick` replaces
 
 
 def test_train_leaves_pictures_a_log_and_a_checkpoint(trained):
