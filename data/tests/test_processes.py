@@ -93,25 +93,27 @@ def assert_nearly_same_run(one, two):
 
 def test_two_processes_train_as_one_does(tmp_path, capfd):
     """Both stages with two processes, stopped between two lines of the log; then one process goes on."""
+    both = torchrun(*SMALL, "--until", 3, "--out", tmp_path / "two")
     alone(*SMALL, "--until", 6, "--out", tmp_path / "one")
     alone(*SMALL, "--until", 6, "--accumulate", 2, "--out", tmp_path / "parts")
-    assert_nearly_same_run(tmp_path / "one", tmp_path / "parts")
-    code, said = ended(torchrun(*SMALL, "--until", 3, "--out", tmp_path / "two"))
+    code, said = ended(both)
     assert code == 0 and said.count("stopped at dit step 3") == 1, said
     assert said.count("million parameters") == 2, said
     assert "2 processes" in said and "Warning" not in said, said
+    assert_nearly_same_run(tmp_path / "one", tmp_path / "parts")
     alone("--resume", "--until", 6, "--out", tmp_path / "two", "--device", "cpu")
     assert_nearly_same_run(tmp_path / "one", tmp_path / "two")
 
 
 def test_two_processes_go_on_with_what_one_began(tmp_path):
     """With clips of several shapes; alone in one part, in two parts, and in two processes."""
+    alone(*SMALL, *MIX, "--until", 1, "--out", tmp_path / "two")
+    both = torchrun("--resume", "--until", 5, "--out", tmp_path / "two", "--device", "cpu")
     alone(*SMALL, *MIX, "--until", 5, "--out", tmp_path / "one")
     alone(*SMALL, *MIX, "--until", 5, "--accumulate", 2, "--out", tmp_path / "parts")
-    assert_nearly_same_run(tmp_path / "one", tmp_path / "parts")
-    alone(*SMALL, *MIX, "--until", 1, "--out", tmp_path / "two")
-    code, said = ended(torchrun("--resume", "--until", 5, "--out", tmp_path / "two", "--device", "cpu"))
+    code, said = ended(both)
     assert code == 0, said
+    assert_nearly_same_run(tmp_path / "one", tmp_path / "parts")
     assert_nearly_same_run(tmp_path / "one", tmp_path / "two")
 
 
