@@ -7,7 +7,7 @@ Two rules for the motion, both as published:
 Everything is vectorised over the batch. The few random numbers a clip needs come from the generator that is handed
 in; the pixels are drawn on the training device. The caption of a clip names its digits: "3 7".
 
-    python -m data.clips.moving_mnist clip.npy        writes a real clip of held-out digits to look at or to extend, as npy,
+    python3 -m data.clips.moving_mnist clip.npy        writes a real clip of held-out digits to look at or to extend, as npy,
                                                 gif or mp4, and prints its caption (--help: other sizes, rules, numbers)
 """
 import argparse
@@ -156,7 +156,7 @@ class MovingMNIST:
 
 def main():
     """Writes clips to a file."""
-    from data.clips.files import check_writable, write_clip                          # needs imageio; the generator does not
+    from data.clips.files import check_writable, write_clip  # needs imageio; the generator does not
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", help="file to write, .npy, .gif or .mp4")
     for name, default in dict(n=1, seed=0, size=32, digit_size=20, digits=1, frames=16, scale=1).items():

