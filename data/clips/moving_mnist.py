@@ -7,8 +7,10 @@ Two rules for the motion, both as published:
 Everything is vectorised over the batch. The few random numbers a clip needs come from the generator that is handed
 in; the pixels are drawn on the training device. The caption of a clip names its digits: "3 7".
 
-    python3 -m data.clips.moving_mnist clip.npy        writes a real clip of held-out digits to look at or to extend, as npy,
-                                                gif or mp4, and prints its caption (--help: other sizes, rules, numbers)
+    python3 -m data.clips.moving_mnist clip.npy
+
+writes a real clip of held-out digits to look at or to extend, as npy, gif or mp4, and prints its caption (--help: other
+sizes, rules, numbers).
 """
 import argparse
 import gzip
