@@ -2,7 +2,7 @@
 import os
 
 # A thread that waits for another spins, by default so long that on shared cores every step takes
-# several times as long. To sleep at once costs a third on quiet cores. 1,000 turns are a fair middle
+# several times as long. To sleep at once costs a quarter to a half on quiet ones. 1,000 turns are a fair middle
 # (python3 -m data.studies.bench --waiting). GNU's OpenMP reads this when torch is imported.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

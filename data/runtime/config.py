@@ -8,7 +8,7 @@ from sora import SPACE, TIME, Config, InputError, option
 @dataclass(frozen=True)
 class ClipConfig(Config):
     """The fields of sora.Config, how to sample, and which clips to train on. Sizes are in pixels."""
-    guidance: float = option(3.0, "classifier-free guidance scale when sampling; 1 is none")
+    guidance: float = option(4.0, "classifier-free guidance scale when sampling; 1 is none")
     sample_steps: int = option(25, "denoising steps when sampling")
     height: int = option(32, "height of a clip, a multiple of 8 x patch")
     width: int = option(32, "width of a clip, a multiple of 8 x patch")
