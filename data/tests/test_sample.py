@@ -47,7 +47,7 @@ def test_a_prompt_is_the_ids_of_its_words(make, monkeypatch):
         got = asked[-1][0][4].tolist()
         assert got == expected, (
             f"prompt {prompt!r}: expected word ids {expected} (words.index + 1), got {got}")
-    assert asked[0][1]["guidance"] == 3 and asked[1][1]["guidance"] == 1, (
+    assert asked[0][1]["guidance"] == 4 and asked[1][1]["guidance"] == 1, (
         "expected the config's guidance with a prompt, and none without: there is nothing to guide by")
     images, labels = load_digits("train")
     _, caption = MovingMNIST(images[labels == 3], labels[labels == 3], (32, 32), 20, 1).clips(2)
