@@ -18,8 +18,7 @@ One letter for each axis:
     channels of a video: 1 grey or 3 RGB        C channels of a latent    L tokens of a clip
     D width of the transformer                  p edge of a patch in latent pixels
 Noise levels: t is the present one, s the next lower one. They run from 0 (clean) to N (only noise),
-integers, or reals in SiT; the network is given t / N, in [0,1]. Papers are cited where they are
-used; README.md has the list. test_sora.py has a section for each section here.
+integers, or reals in SiT; the network is given t / N, in [0,1]. README.md lists the papers.
 In a hurry? Read sections 4 (the transformer), 5 (DDPM) and 8 (`generate`). A latent is a small video
 (B,C,F,h,w), normalised to mean 0 and standard deviation 1, and section 3 makes tokens of it.
 """
@@ -613,29 +612,32 @@ def diffusion_loss(model, process, x0, caption, known, positions, t, eps, count=
 def newton_schulz(matrices, steps=5):
     """Makes matrices (n,rows,columns) nearly orthogonal: all singular values become about 1.
 
-    As x x^T x cubes them, a step maps a singular value s to a s + b s^3 + c s^5. The coefficients
-    (Jordan et al. 2024) make this steep at 0: small values grow 3.4-fold. The price is that they do
-    not converge to 1: after 5 steps those that were above 0.01 of the norm are in [0.68, 1.2]."""
+    A step multiplies x by a I + b x x^T + c (x x^T)^2: a singular value s becomes a s + b s^3 + c s^5.
+    The coefficients (Jordan et al. 2024) make this steep at 0: small values grow 3.4-fold. The price
+    is that they do not converge to 1: after 5 steps those above 0.01 of the norm are in [0.68, 1.2].
+    Steps need only x x^T, which is small, so x itself is multiplied once, at the end, by their product
+    (in float32: bfloat16 is too coarse for this)."""
+    if matrices.shape[1] > matrices.shape[2]:                       # x x^T would be the larger square
+        return newton_schulz(matrices.mT, steps).mT
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)            # none is above 1 now
-    tall = x.shape[1] > x.shape[2]
-    if tall:
-        x = x.mT                                                               # x @ x.mT is smaller
+    square = x @ x.mT                                                          # (n,rows,rows)
+    identity = torch.eye(square.shape[1], device=x.device)
+    product = identity
     for _ in range(steps):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.mT if tall else x
+        step = a * identity + b * square + c * square @ square
+        product = step @ product
+        square = step @ square @ step                       # (step x)(step x)^T: step is symmetric
+    return product @ x
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum, with every update made orthogonal (Jordan et al. 2024): all directions of a matrix
-    change by the same amount, and a few large ones cannot drown the rest. A step is as large as
-    AdamW's in practice: entries have an RMS of 0.2 lr (Liu et al. 2025). Kernels are flattened to
-    (outputs, all else). dtype: of the products; bfloat16 only if hardware has it."""
+    change by the same amount, and a few large ones cannot drown the rest. Entries of a step have an RMS
+    of 0.2 lr, as AdamW's in practice (Liu et al. 2025). Kernels are flattened to (outputs, all else)."""
 
-    def __init__(self, params, lr, momentum=0.95, dtype=torch.float32):
+    def __init__(self, params, lr, momentum=0.95):
         super().__init__(params, dict(lr=lr, momentum=momentum))
-        self.dtype = dtype
 
     @torch.no_grad()
     def step(self):
@@ -649,9 +651,8 @@ class Muon(torch.optim.Optimizer):
                 update = p.grad.lerp(buffer, group["momentum"])     # Nesterov: looks one step ahead
                 updates.setdefault(p.shape, []).append((p, update.flatten(1)))
             for pairs in updates.values():
-                batch = torch.stack([update for _, update in pairs])            # (n,rows,columns)
-                orthogonal = newton_schulz(batch.to(self.dtype)).to(batch.dtype)
-                size = 0.2 * max(batch.shape[1:]) ** 0.5         # their RMS is 1 / sqrt(longer side)
+                orthogonal = newton_schulz(torch.stack([update for _, update in pairs]))
+                size = 0.2 * max(orthogonal.shape[1:]) ** 0.5     # their RMS is 1 / sqrt(longer side)
                 for (p, _), update in zip(pairs, orthogonal):
                     p.sub_(update.view_as(p), alpha=group["lr"] * size)
 
@@ -788,8 +789,7 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 def loop(model, process, empty, frames, caption, window, context, anchor=0, **sampling):
     """Latents that end where they began, (B,C,frames,h,w): samples a window (which needs no anchor),
     then fills the way back to its beginning; if the video is short, of a window cut to leave `room`.
-    The decoder is causal: give it the loop twice, joined, and keep the second half.
-    caption (B,words); empty: (B,C,0,h,w)."""
+    The decoder is causal: give it the loop twice and keep the second half. empty: (B,C,0,h,w)."""
     room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once
     if frames <= room:
         raise InputError(f"loop of {frames} latent frames: expected more than {room}, the way back")

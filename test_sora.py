@@ -1206,23 +1206,12 @@ def test_muon_goes_on_from_a_checkpoint():
     same(two, one, "a resumed run differs: is the momentum in optimizer.state?")
 
 
-def test_muon_multiplies_in_the_dtype_it_is_given(monkeypatch):
-    seen = []
-    monkeypatch.setattr(sora, "newton_schulz", lambda batch: seen.append(batch.dtype) or batch)
-    for dtype in (torch.float32, torch.bfloat16):
-        params = [torch.nn.Parameter(torch.randn(4, 4))]
-        steps_of(Muon(params, 0.1, dtype=dtype), params, 1)
-        assert seen[-1] == dtype and params[0].dtype == torch.float32, f"asked for {dtype}, got {seen[-1]}"
-    optimizer = make_optimizers(DiT(MINI, 10), 1e-3, 0.02, torch.bfloat16)[1]
-    assert optimizer.dtype == torch.bfloat16, "make_optimizers must hand its muon_dtype on"
-
-
 @pytest.mark.parametrize("net,pattern", [
     (DiT(MINI, 10), r"blocks\.\d+\.(attention\.(qkv|out)|mlp\.[02])\.weight"),
     (VideoVAE(MINI), r"(encoder\.\d+|.*conv[12]|to_moments|decoder\.0|to_pixels)\.weight")])
 def test_each_parameter_has_one_optimiser(net, pattern):
     """Muon: matrices inside the blocks, and kernels. AdamW: all others, modulations and biases too."""
-    adamw, muon = make_optimizers(net, 1e-3, 0.02, torch.float32)
+    adamw, muon = make_optimizers(net, 1e-3, 0.02)
     owner = {id(p): optimizer for optimizer in (adamw, muon) for group in optimizer.param_groups
              for p in group["params"]}
     counts = [len(group["params"]) for optimizer in (adamw, muon) for group in optimizer.param_groups]
@@ -1234,7 +1223,7 @@ def test_each_parameter_has_one_optimiser(net, pattern):
     assert adamw.defaults["betas"] == (0.9, 0.99), f"betas of AdamW: {adamw.defaults['betas']}"
     rates = [optimizer.param_groups[0]["lr"] for optimizer in (adamw, muon)]
     assert rates == [1e-3, 0.02], f"learning rates of AdamW and Muon: {rates}, expected 0.001 and 0.02"
-    (alone,) = make_optimizers(net, 1e-3, 0, torch.float32)
+    (alone,) = make_optimizers(net, 1e-3, 0)
     assert isinstance(alone, torch.optim.AdamW) and len(alone.param_groups[0]["params"]) == len(owner), \
         "muon_lr 0: AdamW must train all parameters"
 
@@ -1245,7 +1234,7 @@ def test_without_gradient_nothing_moves():
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     for p in net.parameters():
         p.grad = torch.zeros_like(p)
-    for optimizer in make_optimizers(net, 1e-2, 1e-2, torch.float32):
+    for optimizer in make_optimizers(net, 1e-2, 1e-2):
         optimizer.step()
     for name, p in net.named_parameters():
         same(p, before[name], f"{name} moved without a gradient: weight decay must be 0")
@@ -1258,7 +1247,7 @@ def test_one_batch_can_be_overfitted(process):
     data = MovingMNIST(*load_digits("train"), (32, 32), 20, 1, 8)
     video, caption = data.clips(2, torch.Generator().manual_seed(0))
     vae, errors = VideoVAE(replace(MINI, vae_width=16)), []
-    optimizers = make_optimizers(vae, 4e-3, 0.01, torch.float32)
+    optimizers = make_optimizers(vae, 4e-3, 0.01)
     for _ in range(60):
         loss, error, _ = vae_loss(vae, video, torch.randn(2, 4, 2, 4, 4), 1e-4)
         loss.backward()
@@ -1271,7 +1260,7 @@ def test_one_batch_can_be_overfitted(process):
     vae.measure([video])
     latent = vae.encode(video).detach().repeat(8, 1, 1, 1, 1)
     dit, process, losses = DiT(MINI, 10), make_process(replace(MINI, process=process)), []
-    optimizers = make_optimizers(dit, 3e-3, 0.01, torch.float32)
+    optimizers = make_optimizers(dit, 3e-3, 0.01)
     for _ in range(150):
         known, positions, _ = draw_windows(MINI, 16, 2)
         t, eps, words = draw_noise(process, MINI, latent.shape, known, caption.repeat(8, 1))

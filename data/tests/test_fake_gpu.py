@@ -48,7 +48,7 @@ def on_gpu(shapes=((4, 4, 4),), **changes):
         args=SimpleNamespace(accumulate=2), parts=[(0, 2), (1, 2)], world=1, rank=0, step=0, stage="vae",
         log=Log("log.csv", GPU), vae=vae, dit=dit, ema=ema, process=make_process(config, GPU),
         models=nets if len(shapes) == 1 else nets | {"dit": Packed(dit)},
-        optimizers={name: make_optimizers(net, 0.1, 0.1, torch.bfloat16) for name, net in nets.items()})
+        optimizers={name: make_optimizers(net, 0.1, 0.1) for name, net in nets.items()})
 
 
 @pytest.mark.parametrize("process", ["ddpm", "sit"])

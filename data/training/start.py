@@ -117,15 +117,15 @@ def build(args, config, known_words=None):
     check_parts(args, [n for _, n in mix])
     torch.manual_seed(config.seed)                                  # the initial weights
     vae, dit = VideoVAE(config).to(device), DiT(config, len(words)).to(device)
-    out, dtype = Path(args.out), machine.matmul_dtype(device)
+    out = Path(args.out)
     run = SimpleNamespace(
         args=args, config=config, device=device, mix=mix, words=words, out=out, stop=False,
         rank=rank, world=world, parts=[(i, parts) for i in range(rank, parts, world)],
         stage="vae", step=0, seconds=0.0, log=Log(out / "log.csv", device), report=None,
         process=make_process(config, device),
         vae=vae, dit=dit, ema=copy.deepcopy(dit).requires_grad_(False),
-        optimizers={"vae": make_optimizers(vae, config.vae_lr, config.vae_muon, dtype),
-                    "dit": make_optimizers(dit, config.lr, config.muon, dtype)})
+        optimizers={"vae": make_optimizers(vae, config.vae_lr, config.vae_muon),
+                    "dit": make_optimizers(dit, config.lr, config.muon)})
     run.models = {"vae": vae, "dit": dit if len(mix) == 1 else Packed(dit)}     # what a step calls
     if args.compile or args.compile is None and device.startswith("cuda"):
         torch._dynamo.config.suppress_errors = True                 # falls back to eager, with a message
@@ -147,12 +147,12 @@ def check_parts(args, batches):
                          f"({world} processes x --accumulate {args.accumulate})")
 
 
-def make_optimizers(net, lr, muon_lr, muon_dtype):
+def make_optimizers(net, lr, muon_lr):
     """AdamW, and Muon for the matrices that the network lists; muon_lr 0: AdamW for all."""
     matrices = net.muon_parameters() if muon_lr > 0 else []
     chosen = {id(p) for p in matrices}
     others = [p for p in net.parameters() if id(p) not in chosen]
     optimizers = [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)]
     if matrices:
-        optimizers.append(Muon(matrices, muon_lr, dtype=muon_dtype))
+        optimizers.append(Muon(matrices, muon_lr))
     return optimizers
