@@ -17,8 +17,8 @@ One letter for each axis:
     H,W height and width in pixels              h,w in latent pixels      rows, columns in patches
     channels of a video: 1 grey or 3 RGB        C channels of a latent    L tokens of a clip
     D width of the transformer                  p edge of a patch in latent pixels
-Noise levels: t is the present one, s the next lower one. They run from 0 (clean) to N (only noise),
-integers, or reals in SiT; the network is given t / N, in [0,1]. README.md lists the papers.
+Noise levels run from 0 (clean) to N (only noise), integers, or reals in SiT. A sampler goes from t
+to s, the next lower one. The network is given t / N, in [0,1]. README.md lists the papers.
 In a hurry? Read sections 4 (the transformer), 5 (DDPM) and 8 (`generate`). A latent is a small video
 (B,C,F,h,w), normalised to mean 0 and standard deviation 1, and section 3 makes tokens of it.
 """
@@ -54,12 +54,12 @@ class Config:
     patch: int = option(1, "edge of a spacetime patch in latent pixels")
     dim: int = option(192, "width of the transformer")
     depth: int = option(6, "blocks of the transformer")
-    heads: int = option(6, "attention heads; dim / heads must be even and at least 8")
+    heads: int = option(6, "attention heads; dim / heads: even, at least 8 (RoPE has three axes)")
     process: str = option("ddpm", "ddpm or sit")
-    prediction: str = option("v", "what the network predicts with ddpm: v, eps or x0")
+    prediction: str = option("v", "what the network predicts with ddpm: v, eps or x0 (see DDPM)")
     noise_steps: int = option(1000, "N, the number of noise levels of ddpm")
     known: float = option(0.5, "share of clips trained with some latent frames known")
-    anchors: float = option(0.5, "share of known end frames from farther away: anchors (section 7)")
+    anchors: float = option(0.5, "share of known first or last frames from farther away (section 7)")
     reach: int = option(96, "distance of the farthest anchors in video frames, a multiple of 4")
     caption_drop: float = option(0.1, "share of clips trained without their caption, for guidance")
     caption_drop_known: float = option(0.5, "the same share among clips with known frames")
@@ -101,7 +101,7 @@ def channel_norm(x):
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))). The first convolution sees `time` frames."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))). The first conv sees `time` frames, the next 1."""
 
     def __init__(self, width, time):
         super().__init__()
@@ -144,7 +144,7 @@ class VideoVAE(nn.Module):
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1, 1))
 
     def muon_parameters(self):
-        """What Muon trains (section 7): all kernels but Upsample's, which is (in, out)."""
+        """What Muon (section 7) trains: kernels (out, in, ...); Upsample's is (in, out)."""
         return [layer.weight for layer in self.modules() if isinstance(layer, CausalConv3d)]
 
     def moments(self, video):
@@ -177,7 +177,7 @@ class VideoVAE(nn.Module):
         """A training pass: (reconstruction, mean, log variance). eps (B,C,F,h,w): normal noise."""
         mean, log_var = self.moments(video)
         latent = mean + (0.5 * log_var).exp() * eps                 # a draw from q(latent | video)
-        return self.decode((latent - self.mean) / self.std), mean, log_var
+        return self.decode((latent - self.mean) / self.std), mean, log_var      # decode undoes it
 
     @torch.no_grad()
     def measure(self, videos):
@@ -189,9 +189,9 @@ class VideoVAE(nn.Module):
 
 
 def vae_loss(vae, video, eps, kl_weight):
-    """Squared error + kl_weight x KL(q || N(0,1)), the latter in nats for each latent value. Up to
-    scale and a constant this is the negative ELBO of a Gaussian decoder, whose variance is
-    proportional to kl_weight. Returns (loss, squared error, KL)."""
+    """Squared error + kl_weight x KL(q || N(0,1)), means over pixels and over latent values. Up to
+    scale and a constant this is the negative ELBO of a Gaussian decoder whose variance is
+    kl_weight x pixels / (2 x latent values). Returns (loss, squared error, KL)."""
     reconstruction, mean, log_var = vae(video, eps)
     error = (reconstruction - video).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
@@ -221,28 +221,27 @@ def unpatchify(tokens, p, F, h, w):
 
 def token_positions(frame_positions, rows, columns):
     """From the times of latent frames (B,F): positions (B,L,3) of the tokens, that is frame, row and
-    column, and distances (L,4) to the four walls (the edges of the picture)."""
-    B, F = frame_positions.shape
+    column, and distances (L,4) to the four walls, the edges of the picture."""
     cells = torch.arange(rows * columns, device=frame_positions.device)
     y, x = cells // columns, cells % columns
     walls = torch.stack([y, rows - 1 - y, x, columns - 1 - x], dim=-1)          # (rows·columns,4)
-    f = frame_positions[:, :, None].expand(B, F, rows * columns)
+    f = frame_positions[:, :, None].expand(-1, -1, rows * columns)              # (B,F,rows·columns)
     positions = torch.stack([f, y.expand_as(f), x.expand_as(f)], dim=-1)      # (B,F,rows·columns,3)
-    return positions.flatten(1, 2), walls.repeat(F, 1)
+    return positions.flatten(1, 2), walls.repeat(f.shape[1], 1)
 
 
 def sinusoid(x, dim, max_period):
-    """x (...) -> (...,dim): cosines and sines of x at wavelengths from 2 pi to 2 pi max_period."""
+    """x (...) -> (...,dim): cosines and sines at wavelengths from 2 pi to almost 2 pi max_period."""
     exponents = torch.arange(dim // 2, device=x.device) / (dim // 2)            # Transformer, 3.5
     angles = x[..., None] * max_period ** -exponents
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def rope_angles(positions, head_dim):
-    """Cosines and sines (B,L,1,head_dim/2) of the angles by which `rotate` rotates a head's pairs.
+    """Cosines and sines (B,L,1,head_dim/2) of the angles by which `rotate` turns pairs of channels.
 
     As in RoPE (eq. 15), but on three axes: a quarter of the pairs rotates with f, three eighths
-    with y and as many with x. The base is not 10,000 but 100: our axes are tens of patches long."""
+    with y and as many with x. Base 100, not 10,000: the slowest pair turns by 1 in 100 patches."""
     pairs = head_dim // 2
     n_space = 3 * pairs // 8
     n_time = pairs - 2 * n_space
@@ -255,9 +254,9 @@ def rope_angles(positions, head_dim):
 
 
 def rotate(x, rope):
-    """Rotates the pairs (i, i + head_dim/2) of x (B,L,heads,head_dim) by their angles (RoPE eq. 34
-    has pairs (2i, 2i+1); only the order of channels differs). The product of a query and a key then
-    depends only on the difference of their positions (eq. 16)."""
+    """Rotates the pairs (i, i + head_dim/2) of x (B,L,heads,head_dim) by their angles. A query and a
+    key are each turned in proportion to their positions, so their product depends only on the
+    difference (RoPE eq. 16; its pairs are (2i, 2i+1): only the order of channels differs)."""
     cos, sin = rope
     a, b = x.chunk(2, dim=-1)                                               # (B,L,heads,head_dim/2)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
@@ -280,8 +279,8 @@ def modulate(x, shift, scale):
 class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys (QK-norm, ViT-22B) and RoPE.
 
-    Normalised vectors have the length sqrt(head_dim), so no logit q·k / sqrt(head_dim) is larger
-    than that: stable, but too small to single out one token. Heads learn gains, from 2 on."""
+    Normalised vectors have the length sqrt(head_dim), so a logit q·k / sqrt(head_dim) is at most
+    that: stable, but too small to single out one token. So each head learns a gain, at first 2."""
 
     def __init__(self, dim, heads):
         super().__init__()
@@ -291,7 +290,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x, rope, lengths=None):
-        """x (B,L,D) -> (B,L,D); rope: as from `rope_angles`. lengths: see `packed_attention`."""
+        """x (B,L,D) -> (B,L,D); rope: of `rope_angles`; lengths: only for `forward_packed`."""
         B, L, D = x.shape
         q, k, v = self.qkv(x).view(B, L, 3, self.heads, D // self.heads).unbind(2)
         q = rotate(norm(q) * self.gain, rope)                                 # (B,L,heads,head_dim)
@@ -314,7 +313,7 @@ class DiTBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x, condition, frame, rope, lengths=None):
-        """x (B,L,D); condition (B,F,D) of each latent frame; frame (L,): that of each token."""
+        """x (B,L,D); condition (B,F,D) of each latent frame; frame (L,): the one a token is in."""
         modulation = self.modulation(nnf.silu(condition)).float()               # (B,F,6D)
         modulation = modulation.index_select(1, frame)                          # (B,L,6D)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
@@ -333,7 +332,7 @@ class DiT(nn.Module):
         dim, self.p, self.head_dim = config.dim, config.patch, config.dim // config.heads
         token = config.latent_channels * self.p ** 2
         self.embed_token = nn.Linear(token, dim)
-        self.embed_walls = nn.Linear(4 * 16, dim)
+        self.embed_walls = nn.Linear(4 * 16, dim)            # 4 distances, 16 numbers each
         self.embed_level = nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.embed_word = nn.Embedding(n_words + 1, dim, padding_idx=0)
         self.blocks = nn.ModuleList([DiTBlock(dim, config.heads) for _ in range(config.depth)])
@@ -347,7 +346,7 @@ class DiT(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)       # as in DiT: keeps variances alike
                 nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.embed_word.weight, std=0.5)   # as large as the level's embedding
+        nn.init.normal_(self.embed_word.weight, std=0.5)   # about as large as the level's
         nn.init.zeros_(self.embed_word.weight[0])           # "no word" adds nothing to a caption
         for block in self.blocks:
             nn.init.zeros_(block.modulation.weight)         # adaLN-Zero: gates 0, blocks do nothing
@@ -355,7 +354,7 @@ class DiT(nn.Module):
         nn.init.zeros_(self.head.weight)                    # the network predicts 0
 
     def muon_parameters(self):
-        """What Muon trains: attention and MLP. AdamW trains the rest, modulations included."""
+        """What Muon (section 7) trains: attention and MLP. AdamW trains the rest, as is usual."""
         return [layer.weight for block in self.blocks
                 for layer in (block.attention.qkv, block.attention.out, block.mlp[0], block.mlp[2])]
 
@@ -377,7 +376,7 @@ class DiT(nn.Module):
         if caption.ndim == 2:
             caption = caption[:, None].expand(B, F, -1)                         # (B,F,words)
         frame = torch.arange(F, device=x.device).repeat_interleave(rows * columns)
-        positions, walls = token_positions(positions, rows, columns)
+        positions, walls = token_positions(positions, rows, columns)            # (B,L,3), (L,4)
         return patchify(x, self.p), positions, walls, frame, t, caption
 
     def forward_tokens(self, tokens, positions, walls, frame, t, caption, lengths=None):
@@ -405,13 +404,13 @@ class DiT(nn.Module):
         what `forward` would return."""
         tokens, positions, walls, frame, t, caption = zip(*[self.tokenise(*clip) for clip in clips])
         lengths = [len(part) for part in frame]
-        before = [0, *accumulate(part.shape[1] for part in t)]             # offsets of frame numbers
+        before = [0, *accumulate(part.shape[1] for part in t)]          # offsets; zip drops the last
         frame = torch.cat([part + n for part, n in zip(frame, before)])
         output = self.forward_tokens(
             torch.cat(tokens, 1), torch.cat(positions, 1), torch.cat(walls), frame, torch.cat(t, 1),
             torch.cat(caption, 1), lengths)
-        return [unpatchify(part, self.p, *clip[0].shape[2:])
-                for part, clip in zip(output.split(lengths, dim=1), clips)]
+        return [unpatchify(out, self.p, *clip[0].shape[2:])
+                for out, clip in zip(output.split(lengths, dim=1), clips)]
 
 
 def packed_attention(q, k, v, lengths):
@@ -428,9 +427,9 @@ def packed_attention(q, k, v, lengths):
 #     q_sample(x0, t, eps)             the noisy latent x_t
 #     target(x0, eps, t)               what the network has to predict at level t
 #     schedule(steps, strength)        levels of a sampler, from strength x N (section 8) down to 0
-#     samplers                         names of sampling steps (model, x, t, s, caption, randn) -> x_s
+#     samplers                         names of its methods (model, x, t, s, caption, randn) -> x_s
 # Levels t and s are (B,F), one for each latent frame: integers here, and level 0 is the data.
-# Known frames have t = s = 0; a step may make NaN (0/0) of them, which `generate` overwrites.
+# Known frames have t = s = 0: a step may make NaN (0/0) of them, and `generate` puts them back.
 
 def per_frame(value):
     """A value for each latent frame (B,F), shaped to multiply a latent (B,C,F,h,w)."""
@@ -450,15 +449,15 @@ class DDPM:
         self.alpha_bar = alpha_bar.float().to(device)               # (N+1,)
 
     def draw_levels(self, shape, generator=None, device=None):
-        """Levels in 1..N: N sigmoid(normal), as in Stable Diffusion 3 (eq. 19). DDPM draws uniformly,
-        but there is more to learn in the middle. N, where sampling begins, is hardly ever drawn."""
+        """Levels in 1..N: N x sigmoid(normal), as in Stable Diffusion 3 (eq. 19): most is learned in
+        the middle. Near N, where sampling begins, few are drawn, but there all are almost noise."""
         normal = torch.randn(shape, generator=generator, device=device)
         return (self.N * normal.sigmoid()).ceil().long().clamp(1, self.N)
 
     def schedule(self, steps, strength=1.0, device=None):
         """Up to steps + 1 levels, evenly spaced, from strength x N down to 0."""
         levels = torch.linspace(max(strength * self.N, 1), 0, steps + 1, device=device)
-        return levels.round().long().unique_consecutive()  # more steps than levels: some come twice
+        return levels.round().long().unique_consecutive()  # if steps > levels, some come twice
 
     def signal_noise(self, t):
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t): how much data and noise there is in x_t."""
@@ -479,7 +478,7 @@ class DDPM:
         """The network's estimates of x0 and eps in x_t: `target` solved for them."""
         signal, noise = self.signal_noise(t)
         output = model(x, t / self.N, caption)
-        if self.prediction == "v":
+        if self.prediction == "v":  # solved with signal^2 + noise^2 = 1
             return signal * x - noise * output, noise * x + signal * output
         x0 = output
         if self.prediction == "eps":  # at t = N the signal is 5e-5: dividing blows up any error
@@ -487,15 +486,15 @@ class DDPM:
         return x0, (x - signal * x0) / noise                        # an eps that fits this x0
 
     def posterior(self, x0, x, t, s):
-        """Mean and variance of q(x_s | x_t, x0) (DDPM eq. 6 and 7, where s is t - 1)."""
+        """Mean and variance of q(x_s | x_t, x0) (DDPM eq. 6, 7, where s = t - 1; 1 - alpha: beta_t)."""
         bar_t, bar_s = per_frame(self.alpha_bar[t]), per_frame(self.alpha_bar[s])
-        alpha = bar_t / bar_s                                      # product of alpha_s+1 .. alpha_t
+        alpha = bar_t / bar_s                                   # product of all alphas after s, to t
         share = (1 - bar_s) / (1 - bar_t)                       # noise variance at s over that at t
         mean = bar_s.sqrt() * (1 - alpha) / (1 - bar_t) * x0 + alpha.sqrt() * share * x
         return mean, (1 - alpha) * share
 
     def ancestral(self, model, x, t, s, caption, randn=torch.randn_like):
-        """DDPM algorithm 2, with the smaller variance of section 3.2: draws x_s from the posterior,
+        """DDPM algorithm 2, with the smaller variance in its section 3.2: draws from the posterior,
         with the estimate of x0 in place of the true one."""
         x0, _ = self.predict(model, x, t, caption)
         mean, variance = self.posterior(x0, x, t, s)
@@ -509,7 +508,7 @@ class DDPM:
 
 # --------------------------------------------------------------------------------------------------
 # 6. SiT, optional: the same transformer, but data and noise are joined by straight lines, and the
-# network predicts the velocity along them (flow matching). The interface is that of DDPM.
+# network learns their mean velocity, which carries noise to data (flow matching). Same interface.
 
 class SiT:
     """The linear interpolant x_t = (1 - t) x0 + t eps, t in [0,1] (Ma et al. 2024)."""
@@ -541,7 +540,7 @@ class SiT:
         """A step along the mean of the velocities at both ends: error of order 2."""
         velocity = model(x, t, caption)
         at_end = model(x + per_frame(s - t) * velocity, s, caption)
-        at_end = torch.where(per_frame(s == 0), velocity, at_end)  # untrained at level 0: Euler's step
+        at_end = torch.where(per_frame(s == 0), velocity, at_end)  # level 0 is untrained: Euler
         return x + per_frame(s - t) * (velocity + at_end) / 2
 
 
@@ -554,8 +553,8 @@ def draw_windows(config, B, F, generator=None):
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
     both. A known first (last) one may be an anchor: it comes from up to `config.reach` video frames
     earlier (later), so that `extend` can always show the network how a video began, however long
-    ago. Because no training clip is as long, the network is never told the true time of an anchor,
-    but always the same: its index, minus (plus) reach / 4.
+    ago. As no training clip goes back so far, the network cannot know such distances: it is told one
+    position for all anchors, true or not, which is their index minus (plus) reach / 4.
     Returns, on the CPU: known (B,F) bool; positions (B,F), the time of each latent frame as told to
     the network; frames (B,4F), the video frames to show, 0 being the window's first."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
@@ -565,7 +564,7 @@ def draw_windows(config, B, F, generator=None):
     n_last = whole(0, F - 1 - n_first)
     index = torch.arange(F)
     known = (index < n_first[:, None]) | (index >= F - n_last[:, None])
-    mirrored = torch.rand(B, 1, generator=generator) < 0.5          # else n_last is shorter
+    mirrored = torch.rand(B, 1, generator=generator) < 0.5          # else n_last tends to be less
     known = torch.where(mirrored, known.flip(1), known)
     known &= torch.rand(B, 1, generator=generator) < config.known
     positions = index.repeat(B, 1)
@@ -573,9 +572,9 @@ def draw_windows(config, B, F, generator=None):
     reach = config.reach // TIME
     for end, direction in ((0, -1), (F - 1, 1)):
         share = config.anchors if reach > 0 else 0
-        anchor = known[:, end] & (torch.rand(B, generator=generator) < share)
-        source[anchor, end] += direction * whole(0, reach)[anchor]  # shown: 0..reach farther
-        positions[anchor, end] += direction * reach                 # told: always reach
+        is_anchor = known[:, end] & (torch.rand(B, generator=generator) < share)
+        source[is_anchor, end] += direction * whole(0, reach)[is_anchor]  # shown: 0..reach farther
+        positions[is_anchor, end] += direction * reach                    # told: always reach
     frames = TIME * source[:, :, None] + torch.arange(TIME)         # (B,F,4)
     return known, positions, frames.flatten(1)
 
@@ -583,8 +582,8 @@ def draw_windows(config, B, F, generator=None):
 def draw_noise(process, config, shape, known, caption, generator=None):
     """The other random parts of a training step, on latents of `shape` (B,C,F,h,w).
 
-    Returns t (B,F), one level for the unknown frames of a clip; 0 marks known ones; the noise eps; and
-    the caption, set to 0 in some clips, more often in those whose known frames already show it."""
+    Returns t (B,F), one level for the unknown frames of a clip, 0 for known ones; the noise eps; and
+    the caption, set to 0 (none) in some clips: in more of those that can go on from known frames."""
     B, device = shape[0], known.device
     t = torch.where(known, 0, process.draw_levels((B, 1), generator, device))   # (B,F)
     eps = torch.randn(shape, generator=generator, device=device)
@@ -610,13 +609,13 @@ def diffusion_loss(model, process, x0, caption, known, positions, t, eps, count=
 
 
 def newton_schulz(matrices, steps=5):
-    """Makes matrices (n,rows,columns) nearly orthogonal: all singular values become about 1.
+    """Makes matrices (n,rows,columns) nearly orthogonal (for Muon): U S V^T becomes about U V^T.
 
-    A step multiplies x by a I + b x x^T + c (x x^T)^2: a singular value s becomes a s + b s^3 + c s^5.
-    The coefficients (Jordan et al. 2024) make this steep at 0: small values grow 3.4-fold. The price
-    is that they do not converge to 1: after 5 steps those above 0.01 of the norm are in [0.68, 1.2].
-    Steps need only x x^T, which is small, so x itself is multiplied once, at the end, by their product
-    (in float32: bfloat16 is too coarse for this)."""
+    A step x <- (a I + b x x^T + c (x x^T)^2) x keeps U and V, and maps a singular value s to
+    a s + b s^3 + c s^5. The coefficients (Jordan et al. 2024) make this steep at 0: small values grow
+    3.4-fold. The price: values do not converge to 1, but to [0.68, 1.14] if they were above 0.01 of
+    the norm. A step is made of x x^T alone, and so is the next x x^T. As these are small, steps are
+    multiplied first, and x once, at the end (in float32: bfloat16 is too coarse for this)."""
     if matrices.shape[1] > matrices.shape[2]:                       # x x^T would be the larger square
         return newton_schulz(matrices.mT, steps).mT
     a, b, c = 3.4445, -4.7750, 2.0315
@@ -625,7 +624,7 @@ def newton_schulz(matrices, steps=5):
     identity = torch.eye(square.shape[1], device=x.device)
     product = identity
     for _ in range(steps):
-        step = a * identity + b * square + c * square @ square
+        step = a * identity + b * square + c * (square @ square)
         product = step @ product
         square = step @ square @ step                       # (step x)(step x)^T: step is symmetric
     return product @ x
@@ -633,8 +632,8 @@ def newton_schulz(matrices, steps=5):
 
 class Muon(torch.optim.Optimizer):
     """Momentum, with every update made orthogonal (Jordan et al. 2024): all directions of a matrix
-    change by the same amount, and a few large ones cannot drown the rest. Entries of a step have an RMS
-    of 0.2 lr, as AdamW's in practice (Liu et al. 2025). Kernels are flattened to (outputs, all else)."""
+    change by the same amount, and a few large ones cannot drown the rest. The RMS of a step is 0.2 lr,
+    as AdamW's in practice (Liu et al. 2025). Kernels are flattened to (outputs, all else)."""
 
     def __init__(self, params, lr, momentum=0.95):
         super().__init__(params, dict(lr=lr, momentum=momentum))
@@ -642,13 +641,13 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            updates = {}                                            # shape: [(parameter, update)]
+            updates = {}                                # by shape, for batches: [(parameter, update)]
             for p in group["params"]:
                 if "buffer" not in self.state[p]:
                     self.state[p]["buffer"] = torch.zeros_like(p)
                 buffer = self.state[p]["buffer"]
                 buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(buffer, group["momentum"])     # Nesterov: looks one step ahead
+                update = p.grad.lerp(buffer, group["momentum"])   # Nesterov: the newest counts more
                 updates.setdefault(p.shape, []).append((p, update.flatten(1)))
             for pairs in updates.values():
                 orthogonal = newton_schulz(torch.stack([update for _, update in pairs]))
@@ -662,9 +661,9 @@ class Muon(torch.optim.Optimizer):
 # first known), extension forward and backward, and infilling (both ends known).
 
 def guided(model, scale):
-    """The model with classifier-free guidance (Ho & Salimans, eq. 6; scale is 1 + their w).
-
-    They guide eps; v, x0 and the velocity are affine in eps for fixed x_t, so the same holds."""
+    """The model with classifier-free guidance: the caption's effect is made `scale` times as large
+    (Ho & Salimans, eq. 6; scale is 1 + their w). They guide eps; v, x0 and the velocity are affine
+    in eps for fixed x_t, so the same holds."""
     def guided_model(x, t, caption):
         captions = torch.cat([caption, torch.zeros_like(caption)])
         with_caption, without = model(torch.cat([x, x]), torch.cat([t, t]), captions).chunk(2)
@@ -689,7 +688,7 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
     B, _, F, _, _ = latent.shape
     if positions is None:
         positions = torch.arange(F, device=latent.device)
-    known_pixels = per_frame(known[None])                   # (1,1,F,1,1)
+    known_mask = per_frame(known[None])                   # (1,1,F,1,1)
 
     def model_here(x, t, caption):
         return model(x, t, caption, positions.expand(len(x), F))
@@ -699,28 +698,28 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
     levels = process.schedule(steps, strength, latent.device)       # up to steps + 1
     unknown = ~known.expand(B, F)
     levels = levels[:, None, None] * unknown                        # (steps+1,B,F), 0 where known
-    x = randn(latent)
+    x = randn(latent)                                               # noise
     if strength < 1:
         x = process.q_sample(latent, levels[0], x)
     for t, s in pairwise(levels):
-        x = torch.where(known_pixels, latent, x)
+        x = torch.where(known_mask, latent, x)
         x = step(denoiser, x, t, s, caption, randn)
-    return torch.where(known_pixels, latent, x)
+    return torch.where(known_mask, latent, x)
 
 
 # --------------------------------------------------------------------------------------------------
 # 9. Long video. All stays in latent space: what was generated is never decoded and encoded again.
-# But it counts as known, with its errors: clips can drift, and how much is measured, not guaranteed.
+# But it counts as known, with its errors: clips can drift; README.md says how much.
 
 def extend(model, process, past, caption, window, context, anchor=0, backward=False, **sampling):
     """An autoregressive rollout without end: yields the next latent frames, window after window.
 
     past (B,C,F,h,w): the latent frames so far; F may be 0
-    caption: (B,words), or (B,F',words), one for each latent frame, `past` included (if backward: the
-        video's last frame first); the last one holds for all that follow
+    caption: (B,words), or (B,F',words), one for each latent frame, `past` included (if backward, the
+        one of the video's last frame is first); the last of them holds for all further frames
     window: latent frames sampled jointly, of which up to `context` are the newest of the past
-    anchor: 0, or config.reach / 4. When the context has lost the video's first latent frame, every
-        window begins with it at position -anchor, as in training, so that it is not forgotten.
+    anchor: 0 (none), or config.reach / 4: when the context has lost the video's first latent frame,
+        each window begins with it at position -anchor, as in training, so that it is not forgotten.
     backward: `past` is what comes afterwards; yields what is before it, in reverse order
     sampling: goes to `generate`"""
     most = window - 1 - (anchor > 0)
@@ -728,18 +727,19 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
         raise InputError(f"context of {context} latent frames: expected 0 to {most} in this window")
     if backward:
         past = past.flip(2)                                         # the newest is last, as forward
-    first, made, recent = past[:, :, :1], past.shape[2], past
+    first, recent = past[:, :, :1], past
+    made = past.shape[2]                                            # so far, past included
     while True:
         recent = recent[:, :, max(recent.shape[2] - context, 0):]
         known, n_recent = recent, recent.shape[2]
         positions = torch.arange(window, device=past.device)
-        shown = positions + made - n_recent                       # which latent frames of the video
+        shown = positions + made - n_recent                       # their numbers in the video
         if anchor and made > n_recent:
             # For example window 4, context 2, made 10: instead of frames 8 9 10 11 at positions
             # 0 1 2 3, the window shows 0 8 9 10 at positions -anchor 1 2 3; 10 is new.
             known = torch.cat([first, recent], dim=2)
             shown = torch.cat([shown.new_zeros(1), shown[:-1]])
-            positions[0] = -anchor
+            positions[0] = -anchor                                  # the others stay 1, 2, ...
         n = known.shape[2]
         B, C, _, h, w = known.shape
         latent = torch.cat([known, known.new_zeros(B, C, window - n, h, w)], dim=2)
@@ -747,7 +747,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
         words = caption
         if caption.ndim == 3:
             words = caption[:, shown.clamp(max=caption.shape[1] - 1)]           # (B,window,words)
-        positions = -positions if backward else positions           # only positions count
+        positions = -positions if backward else positions           # they alone tell the order
         new = generate(model, process, latent, is_known, words, positions, **sampling)[:, :, n:]
         yield new
         first = new[:, :, :1] if made == 0 else first
@@ -771,7 +771,7 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
     side = max(context // 2, 1)
     room = window - 2 * side
     if room < 1 or gap < 1:
-        raise InputError(f"gap {gap}, window {window}: expected at least 1, {2 * side + 1} frames")
+        raise InputError(f"gap {gap}, window {window}: expected at least 1 and {2 * side + 1}")
     new = before[:, :, :0]
     if gap > room:
         windows = extend(model, process, before, caption, window, context, anchor, **sampling)
@@ -787,8 +787,8 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 
 
 def loop(model, process, empty, frames, caption, window, context, anchor=0, **sampling):
-    """Latents that end where they began, (B,C,frames,h,w): samples a window (which needs no anchor),
-    then fills the way back to its beginning; if the video is short, of a window cut to leave `room`.
+    """Latents that end where they began, (B,C,frames,h,w): samples a window (one needs no anchor) and
+    fills the way back from its end to its beginning. If short, the window is cut, to leave `room`.
     The decoder is causal: give it the loop twice and keep the second half. empty: (B,C,0,h,w)."""
     room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once
     if frames <= room:
