@@ -11,7 +11,7 @@
     python3 sample.py --edit clip.npy --strength 0.6 --prompt 8    another content, the same motion
     python3 sample.py --score                                      numbers, beside those of real clips
 
-Writes .gif, .mp4 or .npy by the name's ending, and a contact sheet .png beside it. In a notebook:
+Writes .gif, .mp4, .webm or .npy by the name's ending, and a contact sheet .png beside it. In a notebook:
 
     from sample import load_models, text_to_video, write_clip
     video = text_to_video(load_models(), "5", n=4)         # (4,1,16,32,32) in [-1,1]
@@ -19,7 +19,6 @@ Writes .gif, .mp4 or .npy by the name's ending, and a contact sheet .png beside 
 """
 import data  # first of all: it sets how the threads of torch wait
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -27,6 +26,8 @@ from tqdm import tqdm
 
 from data.clips import files
 from data.clips.files import write_clip
+from data.clips.captions import words_in
+from data.clips.given import parse_size
 from data.evaluation import score
 from data.runtime import machine
 from data.runtime.checkpoints import load_models
@@ -152,10 +153,12 @@ def make_job(models, prompt, n=1, seed=0, size=None, windows=None, **sampling):
 def word_ids(prompt, words, n, device):
     """The prompt's words as ids (n,words): 1 for the first word of the vocabulary; no prompt: 0."""
     ids = []
-    for word in prompt.lower().split():
+    for word in words_in(prompt):
         if word not in words:
             raise InputError(f"prompt word {word!r} is not known; this checkpoint knows {', '.join(words)}")
         ids.append(words.index(word) + 1)
+    if prompt.strip() and not ids:
+        raise InputError(f"--prompt {prompt!r}: no word in it; expected some of {', '.join(words)}")
     return torch.tensor([ids or [0]] * n, device=device)
 
 
@@ -218,8 +221,8 @@ def main(argv=None):
     windows = window_of(config, args.window, args.context, args.anchor)
     if windows[0] < least_window(args):
         raise InputError(f"--window {windows[0] * TIME}: expected at least {least_window(args) * TIME} frames")
-    size = files.parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
-    clips = given_clips(args, config, size)
+    size = parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
+    clips, rate = given_clips(args, config, size)
     if clips:
         size = clips[0].shape[3:]
     job = make_job(models, args.prompt, args.n or 1, args.seed, size, windows, **options)
@@ -229,12 +232,12 @@ def main(argv=None):
     with machine.autocast(args.device):
         latents, skip, frames = choose(args, job, clips)
         scale = args.scale or max(round(128 / (job.empty.shape[4] * SPACE)), 1)
-        writer = files.ClipWriter(args.out, frames, args.fps, scale)
+        writer = files.ClipWriter(args.out, frames, args.fps or rate or 12, scale)
         try:
             write_video(models.vae, latents, skip, frames, writer)
         finally:
             writer.close()                                          # what there is, even after Ctrl-C
-    print(f"{args.ckpt} wrote {args.out} and {Path(args.out).with_suffix('.png')}: "
+    print(f"{args.ckpt} wrote {args.out} and {writer.sheet_path}: "
           f"{len(job.caption)} x {frames} frames")
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from data.runtime.config import ClipConfig, check
+from data.runtime.config import LATER, ClipConfig, check
 from sora import DDPM, DiT, InputError, SiT, VideoVAE
 
 FORMAT = 4  # goes up when an old checkpoint can no longer be read, or would compute something else
@@ -51,11 +51,11 @@ def load_checkpoint(path, device="cpu"):
 def config_of(state, kind, path):
     """The config of a checkpoint, as a `kind` of config (ClipConfig, or train.py's), checked."""
     saved = state["config"]
-    missing = [item.name for item in fields(kind) if item.name not in saved]
+    missing = [item.name for item in fields(kind) if item.name not in (*saved, *LATER)]
     if missing:
         raise InputError(f"{path}: from another version of sora.py (it has no {', '.join(missing)})")
     try:
-        return check(kind(**{item.name: saved[item.name] for item in fields(kind)}))
+        return check(kind(**{item.name: saved[item.name] for item in fields(kind) if item.name in saved}))
     except InputError as error:
         raise InputError(f"{path}: its config cannot be used: {error}") from None
 

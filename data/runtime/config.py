@@ -19,6 +19,8 @@ class ClipConfig(Config):
     heldout: str = option("", "hold out clips whose names contain one of these words; left out: every "
                               "tenth")
     stride: int = option(1, "keep every stride-th frame of the clips in the folder")
+    rate: float = option(0.0, "frames a second to which the clips in the folder are brought, before stride; "
+                              "0: as they are")
     cache: str = option("", "folder for decoded clips (left out: .cache in the folder of clips)")
     mnist: str = option("", "folder of the four MNIST files, instead of the 5,000 digits that come along")
     rule: str = option("official", "motion of the digits: official (straight lines) or stochastic")
@@ -26,6 +28,7 @@ class ClipConfig(Config):
     digit_size: int = option(20, "edge of a digit")
 
 
+LATER = ("rate",)   # fields that older checkpoints do not have; their default is what those did
 SHARES = ("ema", "known", "anchors", "caption_drop", "caption_drop_known")     # in [0,1]
 LEAST = {"frames": 2 * TIME, "seed": 0, "reach": 0, "vae_steps": 0}            # other counts: 1
 CHOICES = {"process": ("ddpm", "sit"), "prediction": ("v", "eps", "x0"), "channels": (1, 3),

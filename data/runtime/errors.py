@@ -8,6 +8,9 @@ from sora import InputError
 
 def run_script(main):
     """Runs a script's main(). What the user can mend is said in one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):                          # no name or caption can end a run:
+            stream.reconfigure(errors="backslashreplace")           # what cannot be printed is \x.., \u....
     try:
         main()
     except InputError as error:

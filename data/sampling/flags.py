@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from data.clips import files
+from data.clips.given import given_clip
 from data.runtime import machine
 from data.runtime.checkpoints import SHIPPED, default_ckpt
 from sora import InputError
@@ -15,7 +16,7 @@ def parse(description, argv=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--ckpt", default=default_ckpt(), help="checkpoint (out/sora.pt, else the weights that come along)")
-    add("--out", default="out/sample.gif", metavar="FILE", help=".gif, .mp4 or .npy (out/sample.gif)")
+    add("--out", default="out/sample.gif", metavar="FILE", help=".gif, .mp4, .webm or .npy (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: any')
     use = parser.add_mutually_exclusive_group()
     use.add_argument("--image", metavar="FILE", help="begin with this picture")
@@ -41,7 +42,7 @@ def parse(description, argv=None):
     add("--context", type=int, help="video frames of the past that a window sees, rounded up to 4 (up to half)")
     add("--anchor", action=argparse.BooleanOptionalAction, default=True,
         help="windows keep the first 4 frames of the video, so that it does not forget (yes)")
-    add("--fps", type=float, default=12, help="frames a second of the file (12)")
+    add("--fps", type=float, help="frames a second of the file (as in the clip that is given, else 12)")
     add("--scale", type=int, help="enlarge every pixel to SCALE x SCALE (so that a clip is about 128 wide)")
     add("--device", default=machine.default_device(), help="cuda, cpu or mps")
     return parser.parse_args(argv)
@@ -78,6 +79,8 @@ def check_flags(args):
     for name in given:
         if Path(name).resolve() in (Path(args.out).resolve(), Path(args.out).with_suffix(".png").resolve()):
             raise InputError(f"--out {args.out}: would be written over {name}; choose another name")
+        if Path(name).is_dir() and Path(name).resolve() == Path(args.out).resolve().parent:
+            raise InputError(f"--out {args.out}: lies in the clip {name}; choose another folder")
 
 
 def score_path(ckpt):
@@ -98,12 +101,14 @@ def least_window(args):
 
 
 def given_clips(args, config, size):
-    """The clips that the command line gives, (1,channels,T,H,W) each, all of one size."""
-    names, clips = given_names(args), []
+    """The clips that the command line gives, (1,channels,T,H,W) each, all of one size, and the frames a
+    second of the first, None if that is not known."""
+    names, clips, rates = given_names(args), [], []
     for name in names:
         keep_end = bool(args.extend) or bool(args.connect) and name == args.connect[0]
-        clip = files.given_clip(name, config, size if args.resize else None, bool(args.image), keep_end)
+        clip, rate = given_clip(name, config, size if args.resize else None, bool(args.image), keep_end)
         clips.append(clip.to(args.device))
+        rates.append(rate)
     if len({clip.shape[3:] for clip in clips}) > 1:
         raise InputError(f"--connect {' '.join(names)}: the clips differ in size; --resize makes them equal")
-    return clips
+    return clips, next(iter(rates), None)
