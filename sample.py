@@ -217,7 +217,7 @@ def main(argv=None):
     options = {name: value for name, value in options.items() if value is not None}
     if args.score:
         with machine.autocast(args.device):
-            return score.score(*models, score_path(args.ckpt), args.n or 256, args.seed, **options)
+            return score.score(*models, score_path(args.ckpt), args.n or 256, args.seed, args.mnist_test, **options)
     windows = window_of(config, args.window, args.context, args.anchor)
     if windows[0] < least_window(args):
         raise InputError(f"--window {windows[0] * TIME}: expected at least {least_window(args) * TIME} frames")

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from data.clips.files import make_folder
 from data.clips.find import find_clips
-from data.clips.reading import CLIPS, Clip, array_frames, in_time, is_mnist_test, load_array
-from data.clips.reading import open_clip, to_channels
+from data.clips.reading import CLIPS, Clip, array_frames, in_time, load_mnist_test, open_clip
+from data.clips.reading import to_channels
 from sora import InputError
 
 VERSION = 3
@@ -156,22 +156,13 @@ def decode(config, found, path):
 
 def clips_of(path, size):
     """Yields the clips in a file, and what to add to its name: one, but for the Moving MNIST test file."""
-    array = load_mnist_test(path) if path.suffix.lower() == ".npy" else None
+    array = load_mnist_test(path)
     if array is None:
         yield "", open_clip(path, size)
         return
     for i in range(array.shape[1]):
         clip = array[:, i]
         yield f"[{i}]", Clip(None, *clip.shape[1:], array_frames(clip, size))
-
-
-def load_mnist_test(path):
-    """The Moving MNIST test file, uint8 (20,N,64,64); None if it is another array, or none."""
-    try:
-        array = load_array(path)
-    except Exception:  # open_clip will say what is wrong
-        return None
-    return array if is_mnist_test(array) else None
 
 
 def write_frames(file, clip, config):

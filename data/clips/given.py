@@ -40,9 +40,9 @@ def given_clip(path, config, size=None, still=False, keep_end=False):
         clip = clip.expand(-1, TIME, -1, -1)
     if not config.data:
         clip = white_on_black(path, clip)
-    T = clip.shape[1]
+    _, T, H, W = clip.shape
     if T < TIME:
-        raise InputError(f"{path}: {T} frames: expected at least {TIME}, which a latent frame has")
+        raise InputError(f"{path}: {T} frames of {H}x{W}: expected at least {TIME} frames")
     over = T % TIME
     if over:
         print(f"note: {over} frames of {path} are left out: the VAE takes {TIME} at a time")

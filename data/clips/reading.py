@@ -138,6 +138,17 @@ def is_mnist_test(array):
             and list(array.shape[2:]) == canvas and array.shape[1] > 4)
 
 
+def load_mnist_test(path):
+    """The clips of the Moving MNIST test file, uint8 (20,N,64,64); None if it is any other file."""
+    if path.suffix.lower() != ".npy" or not path.is_file():
+        return None
+    try:
+        array = load_array(path)
+    except Exception:  # open_clip will say what is wrong
+        return None
+    return array if is_mnist_test(array) else None
+
+
 def open_array(array, size):
     """A clip of uint8 (T,H,W) or (T,H,W,c), c 1, 3 or 4. ValueError names the axes of another."""
     expected = "expected uint8, 0 to 255, of shape (T,H,W) or (T,H,W,c) with 1, 3 or 4 channels c"
@@ -173,7 +184,11 @@ def open_video(path, size):
     if width * height > MOST_PIXELS or about["duration"] > MOST_SECONDS:
         raise ValueError(f"{height}x{width}, {about['duration']:.0f} seconds: expected at most "
                          f"{MOST_PIXELS} pixels and {MOST_SECONDS} seconds")
-    return Clip(about["fps"] or None, height, width, video_frames(stream, height, width, size))
+    rate = about["fps"]
+    if not rate:                                        # Theora's files do not say
+        count, seconds = imageio_ffmpeg.count_frames_and_secs(f"file:{path}")
+        rate = round(count / seconds, 2) if seconds else None
+    return Clip(rate, height, width, video_frames(stream, height, width, size))
 
 
 def video_frames(stream, height, width, size):

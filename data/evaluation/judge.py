@@ -2,15 +2,19 @@
 
 README.md beside this file says what the numbers mean.
 """
+from pathlib import Path
+
 import torch
 import torch.nn.functional as nnf
 
 from data.clips.files import grid, write_still
 from data.clips.folder import load_data
 from data.clips.moving_mnist import MovingMNIST, load_digits
+from data.clips.reading import load_mnist_test
 from data.evaluation import metrics
 from data.evaluation.intervals import interval, jackknife, share
 from data.evaluation.referee import legible, load_referee
+from sora import InputError
 
 REFERENCES = 1024                                                   # training clips to compare with
 SHARES = ("legibility", "permanence", "overlaps", "usual motion")   # the values of a clip are in [0,1]
@@ -24,6 +28,22 @@ def readable(config):
 def real_clips(config, split, n, seed=0):
     """n clips of one split of a config's data, on the CPU: (video, caption)."""
     return load_data(config, split).clips(n, torch.Generator().manual_seed(seed))
+
+
+def published_clips(path, config, n):
+    """The first n clips of the Moving MNIST test file (Srivastava et al. 2015): (video (n,channels,22,64,64)
+    in [-1,1], caption (n,1) of no word). It has 20 frames; 21 and 22 repeat the last and are not scored."""
+    array = load_mnist_test(Path(path))
+    if array is None:
+        raise InputError(f"--mnist-test {path}: expected mnist_test_seq.npy, uint8 of shape (20,N,64,64)")
+    if (config.height, config.width) != array.shape[2:]:
+        raise InputError(f"--mnist-test {path}: its clips are 64x64; this model was trained at "
+                         f"{config.height}x{config.width}")
+    if n > array.shape[1]:
+        print(f"note: {path} has {array.shape[1]} clips, not {n}")
+    clips = torch.from_numpy(array[:, :n].copy()).transpose(0, 1)[:, None]      # (n,1,20,64,64)
+    video = torch.cat([clips, clips[:, :, -1:], clips[:, :, -1:]], dim=2).float() / 127.5 - 1
+    return video.expand(-1, config.channels, -1, -1, -1), torch.zeros(len(video), 1, dtype=torch.long)
 
 
 def cells(values):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from data.clips.files import grid, write_clip, write_still
 from data.clips.folder import check_words, load_data
 from data.evaluation.intervals import interval, jackknife
-from data.evaluation.judge import Judge, cells, grey, readable, real_clips
+from data.evaluation.judge import Judge, cells, grey, published_clips, readable, real_clips
 from data.evaluation.metrics import change, psnr, squared_error, ssim
 from data.evaluation.referee import legibility, load_referee
 from data.evaluation.tables import show, write_table
@@ -103,18 +103,18 @@ def likeness(video, copy):
 
 
 @torch.no_grad()
-def predict(config, vae, dit, process, n, seed=0, **sampling):
-    """The 10 -> 10 test of moving MNIST (Srivastava et al. 2015) on n held-out clips. Returns their
-    frames 11 to 20 (n,channels,10,H,W), guesses of them {name: the same shape}, and the captions
-    (n,words), which the model is not told.
+def predict(config, vae, dit, process, n, seed=0, clips=None, **sampling):
+    """The 10 -> 10 test of moving MNIST (Srivastava et al. 2015) on n held-out clips, or on `clips`, a
+    (video (n,channels,22,H,W), caption). Returns their frames 11 to 20 (n,channels,10,H,W), guesses of
+    them {name: the same shape}, and the captions (n,words), which the model is not told.
 
     The latent frames are frames 3-6, 7-10 (given), 11-14, 15-18, 19-22 (generated; 21 and 22 are
     not scored). A model trained on fewer than five latent frames makes them in several windows."""
     device, window = vae.mean.device, min(config.frames // TIME, 5)
     context = min(2, window - 1)
-    video, caption = real_clips(replace(config, frames=22), "heldout", n, seed)
+    video, caption = clips or real_clips(replace(config, frames=22), "heldout", n, seed)
     parts = {"the model": [], "the VAE alone": []}
-    for first in tqdm(range(0, n, 64), "predicting"):
+    for first in tqdm(range(0, len(video), 64), "predicting"):
         part = video[first:first + 64]
         latent = vae.encode(part[:, :, 2:].to(device))              # (B,C,5,h,w)
         nothing = torch.zeros(len(part), 1, dtype=torch.long, device=device)
@@ -175,10 +175,13 @@ def nearest_windows(config, vae, rows, path, n=512):
 
 # --- the tables ---------------------------------------------------------------------------------------
 
-def score(config, vae, dit, process, words, path, n=256, seed=0, **sampling):
-    """Prints the tables for n clips of each kind, writes them to `path` (.json), returns them."""
+def score(config, vae, dit, process, words, path, n=256, seed=0, mnist_test=None, **sampling):
+    """Prints the tables for n clips of each kind, writes them to `path` (.json), returns them.
+
+    mnist_test: the file of published clips for the 10 -> 10 test; left out: held-out clips of our own."""
     if n < 2:
         raise InputError(f"--n {n}: expected at least 2 clips to score")
+    published = published_clips(mnist_test, config, n) if mnist_test else None
     check_words(config, load_data(config, "heldout").words, words)
     caption = real_clips(config, "train", n, seed + 1)[1]
     on_device = caption.to(vae.mean.device)
@@ -214,7 +217,7 @@ def score(config, vae, dit, process, words, path, n=256, seed=0, **sampling):
     prediction = {}
     try:
         unguided = sampling | dict(guidance=1.0)
-        truth, guesses, caption = predict(config, vae, dit, process, n, seed, **unguided)
+        truth, guesses, caption = predict(config, vae, dit, process, n, seed, published, **unguided)
     except InputError as error:                                     # a folder of shorter clips
         print(f"no prediction: it needs clips of 22 frames ({error})")
         guesses = {}
@@ -225,7 +228,7 @@ def score(config, vae, dit, process, words, path, n=256, seed=0, **sampling):
         values[row], captions[row] = {"error": error, "ssim": ssim(truth, guess)}, caption
     if prediction:
         show("frames 11 to 20", prediction)
-    write_table(path, {"command": " ".join(sys.argv), "n": n, "seed": seed, **sampling, "clips": clips,
-                       "prediction": prediction, "values": values, "captions": captions})
+    write_table(path, {"command": " ".join(sys.argv), "n": n, "seed": seed, "mnist_test": mnist_test,
+                       **sampling, "clips": clips, "prediction": prediction, "values": values, "captions": captions})
     print(f"\nwrote {path}")
     return {"n": n, "seed": seed, "clips": clips, "prediction": prediction, "values": values}

@@ -28,6 +28,7 @@ def parse(description, argv=None):
                                                     "at most a window of it")
     use.add_argument("--score", action="store_true", help="measure --n clips of each kind (256), write a .score.json "
                      "beside the checkpoint; obeys --seed, --steps, --guidance, --sampler, --device")
+    add("--mnist-test", metavar="FILE", help="of --score: predict the clips of mnist_test_seq.npy (64x64)")
     add("--strength", type=float, help="of --edit: near 0 leaves the clip, 1 leaves nothing of it (0.6)")
     add("--frames", type=int, help="frames in all (as in training; 64 more than the clip to extend; with --connect "
                                    "as many between as fit into one window)")
@@ -72,6 +73,8 @@ def check_flags(args):
         raise InputError(f"--size {args.size}: expected that of what is given: leave it out, or add --resize")
     if args.resize and not given:
         raise InputError("--resize: expected a clip or picture to bring to size")
+    if args.mnist_test and not args.score:
+        raise InputError(f"--mnist-test {args.mnist_test}: expected --score beside it")
     machine.use_device(args.device)
     if args.score:
         return files.make_folder(score_path(args.ckpt).parent)

@@ -17,7 +17,7 @@ import torch
 
 import sample
 import train
-from data.clips import files
+from data.clips import files, reading
 from data.clips.moving_mnist import MovingMNIST, load_digits
 from data.evaluation import judge
 from data.runtime.checkpoints import load_checkpoint, load_models
@@ -217,7 +217,7 @@ def make(trained, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def copies(trained, clip):
     """Of the clip of 20 frames: its latent, and what the VAE makes of it, (T,H,W,3)."""
-    vae, video = load_models(trained / "sora.pt").vae, files.read_clip(clip)[None]
+    vae, video = load_models(trained / "sora.pt").vae, reading.read_clip(clip)[None]
     with torch.no_grad():
         latent = vae.encode(video)
         copy = files.to_pixels(vae.decode(latent)[0]).astype(int)

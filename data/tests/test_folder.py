@@ -9,7 +9,7 @@ import torch
 
 import sora
 import train
-from data.clips import files, folder as folders
+from data.clips import cache, given
 from data.clips.folder import load_data, load_mix
 from data.clips.moving_mnist import MovingMNIST
 from data.tests.conftest import MINI, counting, spy
@@ -120,10 +120,10 @@ def test_a_clip_is_shown_in_the_shapes_nearest_to_its_own(folder):
 
 def test_a_given_clip_has_the_frame_rate_of_training(folder):
     config = replace(MINI, channels=3, stride=3)
-    clip = files.given_clip(folder / "jump high" / "three.npy", config)         # 64 frames
+    clip = given.given_clip(folder / "jump high" / "three.npy", config)[0]         # 64 frames
     got = numbers(clip)[0].tolist()
     assert got == list(range(0, 60, 3)), f"expected every 3rd frame, 22 cut to 20, the first ones, got {got}"
-    clip = files.given_clip(folder / "jump high" / "three.npy", config, keep_end=True)
+    clip = given.given_clip(folder / "jump high" / "three.npy", config, keep_end=True)[0]
     got = numbers(clip)[0].tolist()
     assert got == list(range(6, 64, 3)), f"keep_end: expected the last 20 of 22, got {got}"
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_used_is_named_and_skipped(folder, capsys):
 
 
 def test_the_cache_is_used_until_a_file_changes(folder, monkeypatch):
-    decoded, config = spy(monkeypatch, folders, "decode"), folder_config(folder, heldout="one")
+    decoded, config = spy(monkeypatch, cache, "decode"), folder_config(folder, heldout="one")
     for _ in range(3):
         load_data(config, "train")
     assert len(decoded) == 1, f"nothing changed: expected one decoding, got {len(decoded)}"
@@ -184,14 +184,14 @@ def test_the_cache_is_used_until_a_file_changes(folder, monkeypatch):
 
 
 def test_an_interrupted_decode_leaves_no_cache(folder, monkeypatch):
-    def stop(path, real=folders.read_frames):
+    def stop(path, size, real=cache.open_clip):
         if path.name == "two.gif":
             raise KeyboardInterrupt
-        return real(path)
-    monkeypatch.setattr(folders, "read_frames", stop)
+        return real(path, size)
+    monkeypatch.setattr(cache, "open_clip", stop)
     with pytest.raises(KeyboardInterrupt):
         load_data(folder_config(folder), "train")
-    left = [p.name for p in (folder / ".cache").iterdir() if p.suffix in (".json", ".raw")]
+    left = [p.name for p in (folder / ".cache").iterdir()]
     assert not left, f"decoding was interrupted and left {left}: it would be taken for a whole cache"
     monkeypatch.undo()
     names = load_data(folder_config(folder, heldout="one"), "train").names

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sora
-from data.clips import files
+from data.clips import files, reading
 from data.tests.conftest import assert_near, spy
 from sora import TIME
 
@@ -93,7 +93,7 @@ def test_a_loop_ends_where_it_began(make, copies, monkeypatch):
 
 
 def test_a_picture_is_shown_once_and_first(make, copies, clip, tmp_path):
-    frame = files.read_clip(clip)[:, :1]
+    frame = reading.read_clip(clip)[:, :1]
     iio.imwrite(tmp_path / "still.png", files.to_pixels(frame)[0])
     made = make("--image", tmp_path / "still.png", "--frames", 9)
     with torch.no_grad():
@@ -132,14 +132,14 @@ def test_strength_0_6_is_the_default_of_edit(make, clip):
 
 @pytest.mark.parametrize("ending", ["gif", "mp4", "npy", "folder"])
 def test_given_clips_may_be_of_any_kind(make, copies, clip, tmp_path, ending):
-    video, path = files.read_clip(clip)[None, :, :12], tmp_path / f"given.{ending}"
+    video, path = reading.read_clip(clip)[None, :, :12], tmp_path / f"given.{ending}"
     if ending == "folder":
         path.mkdir()
         for i, frame in enumerate(files.to_pixels(video[0])):
             iio.imwrite(path / f"{i:03d}.png", frame)
     else:
         files.write_clip(path, video)
-    read = files.read_clip(path)
+    read = reading.read_clip(path)
     assert read.shape == video[0].shape, (
         f"{ending}: expected {tuple(video[0].shape)}, got {tuple(read.shape)}")
     off = (read - video[0]).abs().mean()
