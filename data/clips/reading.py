@@ -5,6 +5,7 @@ A frame is uint8 (H,W,3); a clip in memory is float (c,T,H,W) in [-1,1], c = 1 g
 import itertools
 import logging
 import re
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
@@ -75,7 +76,7 @@ def named(path):
         raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: cannot be read as a clip ({lines[-1][:120]})") from None
+        raise InputError(f"{path}: cannot be read as a clip ({lines[-1][:300]})") from None
 
 
 def at_least_one(path, frames):
@@ -184,11 +185,17 @@ def open_video(path, size):
     if width * height > MOST_PIXELS or about["duration"] > MOST_SECONDS:
         raise ValueError(f"{height}x{width}, {about['duration']:.0f} seconds: expected at most "
                          f"{MOST_PIXELS} pixels and {MOST_SECONDS} seconds")
-    rate = about["fps"]
-    if not rate:                                        # Theora's files do not say
-        count, seconds = imageio_ffmpeg.count_frames_and_secs(f"file:{path}")
-        rate = round(count / seconds, 2) if seconds else None
+    rate = about["fps"] or guessed_rate(path)
     return Clip(rate, height, width, video_frames(stream, height, width, size))
+
+
+def guessed_rate(path):
+    """The rate at which ffmpeg gives the frames of a video that names none itself, as Theora's. None
+    if it has no guess either."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", f"file:{path}"]
+    said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr
+    found = re.search(rb"([0-9.]+) tbr", said)
+    return float(found[1]) if found else None
 
 
 def video_frames(stream, height, width, size):

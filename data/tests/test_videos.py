@@ -1,0 +1,144 @@
+"""Videos and animations are read in their own time, with square pixels, and never all at once."""
+import os
+import subprocess
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.clips.files import write_clip
+from data.clips.reading import CLIPS, VIDEOS, in_time, open_clip, resample, to_float
+from data.tests.clip_files import FFMPEG, encode, numbers, read, refusal
+from data.tests.conftest import counting
+
+
+# --- time ---------------------------------------------------------------------------------------------
+
+def animate(path, delays, numbers=None, **how):
+    """Writes an animated picture whose frames count themselves."""
+    frames = [Image.fromarray(frame) for frame in counting(99, 16, 16)]
+    frames = [frames[i] for i in numbers or range(len(delays))]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=delays, **how)
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.apng", "x.png", "x.webp"])
+def test_time_is_in_the_delays(tmp_path, name):
+    how = {"x.webp": {"lossless": True}, "x.apng": {"format": "PNG"}}.get(name, {})
+    animate(tmp_path / name, [80, 240, 80, 160], **how)
+    clip = open_clip(tmp_path / name)
+    got = numbers(np.stack(list(clip.frames)))
+    assert got == [0, 1, 1, 1, 2, 3, 3] and clip.rate == 12.5, (
+        f"{name}: expected frame 1 three times and 3 twice at 12.5 a second, got {got} at {clip.rate}")
+    if name != "x.webp":                                # which writes no pauses of nothing
+        animate(tmp_path / name, [0, 0, 0], **how)
+        got = open_clip(tmp_path / name).rate
+        assert got == 10, f"{name}: without a delay, browsers show 10 frames a second, got {got}"
+
+
+@pytest.mark.parametrize("fps", [12, 30, 50, 7, 0.5])
+def test_our_gifs_come_back_with_all_their_frames(tmp_path, fps):
+    """Pillow merges equal frames: held in pairs, all held, and a still."""
+    for shown in ([0, 0, 0, 5, 6, 6, 9], [0, 0, 5, 5, 7, 7], [3] * 40, [4]):
+        video = to_float(counting(20, 16, 16)[shown])[None]
+        write_clip(tmp_path / "x.gif", video, fps=fps)
+        clip = open_clip(tmp_path / "x.gif")
+        got = numbers(np.stack(list(clip.frames)))
+        assert got == shown, f"{fps} frames a second: expected {shown}, got {got}"
+        assert abs(clip.rate - fps) < 0.15 * fps, f"expected about {fps} frames a second, got {clip.rate}"
+
+
+def test_gifs_of_mixed_modes_are_read_over_black(tmp_path):
+    """The first frame is opaque, later ones have holes, and the second is cleared away."""
+    red, green, black = (200, 0, 0), (0, 200, 0), (0, 0, 0)
+    frames = [Image.new("RGBA", (16, 16), (*red, 255))]
+    for hole in (4, 8):
+        frame = Image.new("RGBA", (16, 16), (*green, 255))
+        frame.paste((0, 0, 0, 0), (0, 0, hole, 16))
+        frames.append(frame)
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:], duration=100, disposal=2)
+    got = read(tmp_path / "x.gif")[:, 8]
+    expected = [[red] * 16, [red] * 4 + [green] * 12, [black] * 8 + [green] * 8]
+    assert np.array_equal(got, expected), f"expected what browsers show, got {got[:, ::3].tolist()}"
+
+
+@pytest.mark.parametrize("ending", VIDEOS)
+def test_every_kind_of_video_is_written_and_read(tmp_path, ending):
+    path = encode(tmp_path / f"a: b%d{ending.upper()}", counting(24, 48, 64))
+    clip = open_clip(path)
+    got = np.stack(list(clip.frames)).astype(int)
+    assert got.shape == (24, 48, 64, 3) and clip.rate == 24, f"{ending}: got {got.shape} at {clip.rate}"
+    brightness = got[:, :, 40:, 1].mean((1, 2))
+    assert np.abs(brightness - 2 * np.arange(24)).max() < 6, f"{ending}: expected 0 2 4 ..., got {brightness}"
+    assert (got[:, :, :24, 0] > 150).all(), f"{ending}: the left half is not red"
+
+
+def test_every_ending_is_tested():
+    tested = {*VIDEOS, ".gif", ".apng", ".npy"}
+    assert set(CLIPS) == tested, f"endings that are read, but have no test: {set(CLIPS) ^ tested}"
+
+
+def test_pixels_are_made_square_and_videos_upright(tmp_path):
+    wide = encode(tmp_path / "wide.mp4", counting(6, 48, 64), 24, "-vf", "setsar=3/2")
+    clip = open_clip(wide)
+    assert (clip.height, clip.width) == (48, 96) == next(clip.frames).shape[:2], (
+        f"64x48 pixels that are 3:2 wide: expected 48x96, got {clip[1:3]}")
+    flat, turned = encode(tmp_path / "flat.mp4", counting(6, 48, 64)), tmp_path / "turned.mp4"
+    subprocess.run([FFMPEG, "-v", "error", "-display_rotation", "90", "-i", flat, "-c", "copy", turned],
+                   check=True)
+    clip = open_clip(turned)
+    frame = next(clip.frames)
+    assert (clip.height, clip.width) == (64, 48) == frame.shape[:2], (
+        f"expected 64x48 upright, got {clip[1:3]}")
+
+
+@pytest.mark.parametrize("rate,wanted,expected", [
+    (48, 24, [0, 2, 4, 6, 8]), (24, 24, list(range(10))), (5, 10, sorted([*range(10)] * 2)),
+    (30, 12, [0, 2, 5, 7]), (30, 24, [0, 1, 2, 3, 5, 6, 7, 8])])
+def test_a_rate_is_the_frame_on_screen_at_its_time(rate, wanted, expected):
+    got = list(resample(range(10), rate, wanted))
+    assert got == expected, f"{rate} to {wanted} a second: expected {expected}, got {got}"
+
+
+def test_rate_and_stride_work_on_videos_alone(tmp_path):
+    clip = open_clip(encode(tmp_path / "x.mp4", counting(48, 48, 64), 48))
+    got = numbers(np.stack(list(in_time(clip, rate=24, stride=2)))[:, 16:32, 32:48])
+    assert len(got) == 12 and got[1] - got[0] in (3, 4, 5), f"48 at 48 a second, 24, every 2nd: got {got}"
+    np.save(tmp_path / "x.npy", counting(10))
+    assert len(list(in_time(open_clip(tmp_path / "x.npy"), rate=24))) == 10, "an array has no rate of its own"
+
+
+# --- what must not hang or fill the memory --------------------------------------------------------------
+
+def test_pipes_and_devices_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "x.mp4")
+    for path in (tmp_path / "x.mp4", "/dev/zero"):
+        assert "neither a file nor a folder" in refusal(path), f"{path}: it would be read for ever"
+    (tmp_path / "a.xyz").write_bytes(b"what?")
+    said = refusal(tmp_path / "a.xyz")
+    assert "ending '.xyz'; expected" in said and ".mp4" in said, f"expected the endings, got {said!r}"
+
+
+def test_memory_does_not_grow_with_what_is_cut_off_or_with_length(tmp_path):
+    """numpy's memory; Pillow needs a decoded picture once. A frame of 720p is 2.8 MB."""
+    encode(tmp_path / "x.mp4", np.zeros((30, 720, 1280, 3), np.uint8), 24, "-preset", "ultrafast")
+    np.save(tmp_path / "x.npy", np.full((16, 1, 400_000), 7, np.uint8))
+    Image.new("L", (6000, 6000), 9).save(tmp_path / "x.png")
+    for name, most in (("x.mp4", 12e6), ("x.npy", 4e6), ("x.png", 1e6)):
+        tracemalloc.start()
+        shapes = {frame.shape for frame in open_clip(tmp_path / name, (32, 32)).frames}
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert shapes == {(32, 32, 3)}, f"{name}: expected 32x32, got {shapes}"
+        assert peak < most, (
+            f"{name}: {peak / 1e6:.1f} MB at once: are all frames kept, or scaled before cropping?")
+
+
+def test_the_middle_is_cut_out(tmp_path):
+    frame = np.zeros((1, 32, 96), np.uint8)
+    frame[:, :, 32:64] = 200
+    np.save(tmp_path / "x.npy", frame)
+    for size in ((32, 32), (16, 16), (64, 64)):
+        got = read(tmp_path / "x.npy", size)
+        assert got.shape == (1, *size, 3) and abs(got[:, :, 1:-1] - 200).max() == 0, (
+            f"{size}: expected the bright middle third alone")
