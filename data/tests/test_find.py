@@ -1,0 +1,214 @@
+"""Which clips of a folder are trained on, what is left out, and that every bit of it is said."""
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.clips import cache, folder as folders
+from data.clips.find import find_clips
+from data.clips.folder import ClipFolder, load_data, load_mix
+from data.tests.clip_files import encode
+from data.tests.conftest import MINI, counting
+from sora import InputError
+
+
+def config_of(folder, **more):
+    """The config of a model of the clips in a folder."""
+    return replace(MINI, data=str(folder), **dict(height=32, width=32, frames=8, channels=3) | more)
+
+
+def names_in(folder, **where):
+    """The names of the clips that are found."""
+    return [name for name, *_ in find_clips(folder, **where).clips]
+
+
+def save(path, frames):
+    """Writes an array, and the folders to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, frames)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """Two classes of two clips each, as arrays."""
+    for name in ("wave/a2", "wave/a10", "sit/b1", "sit/b2"):
+        save(tmp_path / f"plain/{name}.npy", counting(12))
+    return tmp_path / "plain"
+
+
+def test_clips_are_in_natural_order(plain):
+    assert names_in(plain) == ["sit/b1.npy", "sit/b2.npy", "wave/a2.npy", "wave/a10.npy"], names_in(plain)
+
+
+def test_hidden_names_are_left_out_and_counted(plain):
+    save(plain / ".hidden" / "c.npy", counting(12))
+    (plain / "wave" / "._a2.npy").write_bytes(b"litter")
+    (plain / "wave" / ".DS_Store").write_bytes(b"litter")
+    (plain / "wave" / "notes.pdf").write_bytes(b"not a clip")
+    (plain / "wave" / "a2.txt").write_text("a caption")
+    (plain / "wave" / "alone.txt").write_text("a caption of nothing")
+    found = find_clips(plain)
+    assert len(found.clips) == 4, f"expected the four clips, got {found.clips}"
+    assert found.left_out() == "1 .pdf, 1 .txt, 3 hidden", f"got {found.left_out()!r}"
+
+
+def test_links_are_followed_but_for_circles(plain, tmp_path):
+    save(tmp_path / "elsewhere" / "c.npy", counting(12))
+    os.symlink(tmp_path / "elsewhere", plain / "jump")
+    os.symlink(plain, plain / "wave" / "round")
+    os.symlink(plain / "nowhere.mp4", plain / "sit" / "gone.mp4")
+    os.symlink(plain / "wave" / "a2.npy", plain / "sit" / "b3.npy")
+    found = find_clips(plain)
+    names = [name for name, *_ in found.clips]
+    assert names == ["jump/c.npy", "sit/b1.npy", "sit/b2.npy", "sit/b3.npy", "wave/a2.npy", "wave/a10.npy"], (
+        f"expected linked folders and files to be read, got {names}")
+    assert found.clips[0][1] == "jump", f"a linked class is called by its link, got {found.clips[0][1]!r}"
+    assert set(found.skipped) == {"wave/round", "sit/gone.mp4"}, f"expected both to be named, got {found.skipped}"
+
+
+def test_pipes_are_skipped_and_named(plain):
+    os.mkfifo(plain / "wave" / "pipe.mp4")
+    os.mkfifo(plain / "wave" / "pipe.png")
+    data = ClipFolder(config_of(plain), "train")
+    assert {"wave/pipe.mp4", "wave/pipe.png"} <= set(data.skipped), f"expected both pipes, got {data.skipped}"
+    assert len(data.names) == 3, f"expected the clips beside them, got {data.names}"
+
+
+def test_what_runs_write_is_no_clip(plain):
+    """--out inside --data, and a cache that is not hidden."""
+    save(plain / "out" / "mine" / "preview.npy", counting(12))
+    (plain / "out" / "mine" / "sora.pt").write_bytes(b"")
+    save(plain / "decoded" / "x.npy", counting(12))
+    found = find_clips(plain, plain / "decoded")
+    assert len(found.clips) == 4, f"expected the four clips alone, got {[name for name, *_ in found.clips]}"
+    assert "out/mine" in found.skipped, "a folder that is left out should be named"
+
+
+def test_animated_pictures_are_clips_and_stills_are_frames(tmp_path):
+    pictures = [Image.fromarray(frame) for frame in counting(9)]
+    for folder in ("wave/moving", "sit/still"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("a.webp", "b.png"):
+        pictures[0].save(tmp_path / "wave" / name, save_all=True, append_images=pictures[1:], duration=80)
+    for i, picture in enumerate(pictures):
+        picture.save(tmp_path / "sit" / "still" / f"{i}.webp")
+    (tmp_path / "sit" / "still.txt").write_text("stay")
+    found = [clip[:2] for clip in find_clips(tmp_path).clips]
+    assert found == [["sit/still", "stay"], ["wave/a.webp", "wave"], ["wave/b.png", "wave"]], f"got {found}"
+
+
+def test_names_that_are_not_unicode_are_no_captions_but_can_be_read(tmp_path):
+    save(tmp_path / "wave" / os.fsdecode(b"a\xff.npy"), counting(12))
+    save(tmp_path / os.fsdecode(b"h\xf6her") / "b.npy", counting(12))
+    found = find_clips(tmp_path)
+    assert [clip[:2] for clip in found.clips] == [["wave/a\udcff.npy", "wave"]], f"got {found.clips}"
+    assert len(found.skipped) == 1 and "not UTF-8" in str(found.skipped), f"got {found.skipped}"
+    save(tmp_path / "wave" / "c.npy", counting(12))
+    assert len(load_data(config_of(tmp_path), "train").names) == 1, "such a name should not disturb the cache"
+
+
+def test_if_all_is_skipped_the_first_reasons_are_given(tmp_path):
+    for i in range(5):
+        save(tmp_path / "wave" / f"{i}.npy", np.zeros((9, 3, 16, 16), np.uint8))
+    (tmp_path / "sit" / "frames").mkdir(parents=True)
+    Image.new("L", (32, 32)).save(tmp_path / "sit" / "frames" / "1.png")
+    (tmp_path / "sit" / "frames" / "2.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="2.png.*perhaps .T,c,H,W") as error:
+        load_data(config_of(tmp_path), "train")
+    assert "6 skipped" in str(error.value) and "\n" not in str(error.value), f"got {error.value}"
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.pdf").write_bytes(b"")
+    with pytest.raises(InputError, match="no clips in it.*left out: 1 .pdf"):
+        load_data(config_of(tmp_path / "none"), "train")
+
+
+def test_the_moving_mnist_test_file_is_as_many_clips(tmp_path):
+    array = np.zeros((20, 6, 64, 64), np.uint8)
+    array += np.arange(6, dtype=np.uint8)[:, None, None] * 10 + np.arange(20, dtype=np.uint8)[:, None, None, None]
+    save(tmp_path / "digits" / "mnist_test_seq.npy", array)
+    data = load_data(config_of(tmp_path, height=64, width=64, channels=1), "train")
+    assert len(data.names) == 5 and data.length.tolist() == [20] * 5, f"expected 5 of 6 clips of 20 frames, got {data.names}"
+    video = data.clips(40)[0]
+    steps = (video.diff(dim=2) * 127.5).round()
+    assert (steps == 1).all(), "a frame is brighter by 1 than the one before: are clips and frames swapped?"
+
+
+def test_frame_rates_that_differ_are_noted_and_rate_makes_them_alike(tmp_path, capsys):
+    (tmp_path / "wave").mkdir()
+    for name, fps in (("a", 24), ("b", 48), ("c", 24)):
+        encode(tmp_path / "wave" / f"{name}.mp4", counting(2 * fps), fps)
+    load_mix(config_of(tmp_path, heldout="c.mp4"), "cpu")
+    printed = capsys.readouterr().out
+    assert "24, 48 frames a second" in printed and "--rate 24" in printed, f"expected a note, got {printed}"
+    data = load_mix(config_of(tmp_path, heldout="c.mp4", rate=12), "cpu")[0][0][0]
+    assert data.length.tolist() == [24, 24], f"two seconds at 12 a second: expected 24 frames each, got {data.length}"
+    assert "frames a second" not in capsys.readouterr().out, "with --rate there is nothing to note"
+
+
+def test_colours_that_are_lost_are_noted(plain, capsys):
+    load_mix(config_of(plain, channels=1), "cpu")
+    assert "--channels 3 keeps the colours" in capsys.readouterr().out, "expected a note and its remedy"
+    load_mix(config_of(plain), "cpu")
+    assert "have colours" not in capsys.readouterr().out, "in RGB nothing is lost"
+    for path in plain.rglob("*.npy"):
+        np.save(path, counting(12)[..., 1])
+    load_mix(config_of(plain, channels=1), "cpu")
+    assert "have colours" not in capsys.readouterr().out, "grey clips lose nothing"
+
+
+# --- the cache, and a folder that changes -------------------------------------------------------------
+
+def test_two_runs_may_decode_the_same_folder_at_the_same_time(plain, monkeypatch):
+    """The second begins and ends while the first is in the middle of it."""
+    config, real, inner = config_of(plain), cache.open_clip, []
+
+    def interrupted(path, size):
+        if not inner:
+            inner.append(None)
+            inner[0] = load_data(config, "train")
+        return real(path, size)
+    monkeypatch.setattr(cache, "open_clip", interrupted)
+    outer = load_data(config, "train")
+    for data in (outer, inner[0]):
+        shown = (data.clips(20)[0][:, 1].mean((2, 3)) + 1) * 127.5 / 2
+        assert ((shown.diff(dim=1) - 1).abs() < 0.6).all(), "a run reads frames that another has written over"
+    left = sorted(path.suffix for path in (plain / ".cache").iterdir())
+    assert left == [".json", ".raw"], f"expected one cache and nothing else, got {left}"
+
+
+def test_a_run_keeps_its_frames_when_another_finds_a_changed_folder(plain):
+    config = config_of(plain)
+    before = load_data(config, "train")
+    for name in ("wave/a2", "sit/b1"):
+        np.save(plain / f"{name}.npy", np.zeros((30, 32, 32, 3), np.uint8))
+    load_data(config, "train")
+    shown = before.clips(50)[0]
+    assert (shown.diff(dim=2)[:, 1] > 0).all(), "the frames of a run have changed under its feet"
+
+
+def test_a_changed_folder_is_said_in_one_line(plain, capsys):
+    words = load_mix(config_of(plain), "cpu")[1]
+    assert "has changed" not in capsys.readouterr().out, "nothing has changed yet"
+    save(plain / "jump" / "c.npy", counting(12))
+    (plain / "sit" / "b2.npy").unlink()
+    np.save(plain / "sit" / "b1.npy", counting(15))
+    mix, known, _ = load_mix(config_of(plain), "cpu", words)
+    printed = capsys.readouterr().out
+    expected = "has changed since it was decoded: 1 new (jump/c.npy), 1 gone (sit/b2.npy), 1 changed (sit/b1.npy)"
+    assert printed.count("has changed") == 1 and expected in printed, f"expected {expected!r}, got {printed}"
+    assert "new, and left out of captions: jump" in printed, f"expected the new word to be named, got {printed}"
+    assert known == mix[0][0].words == ["sit", "wave"], f"a run goes on with its own words, got {known}"
+    ids = mix[0][0].captions.unique().tolist()
+    assert set(ids) <= {0, 1, 2}, f"expected ids of the run's two words, got {ids}"
+    with pytest.raises(InputError, match="its words are jump, sit, wave; the checkpoint's are up"):
+        load_mix(config_of(plain), "cpu", ["up"])
+
+
+def test_a_new_clip_hardly_moves_what_is_held_out(tmp_path):
+    names = [f"wave/{i}.npy" for i in range(40)]
+    clips = [cache.Decoded(name, "wave", 0, 9, 1.0, None, False) for name in names]
+    before, after = folders.held_out(clips[1:], []), folders.held_out(clips, [])
+    assert len(before) == 3 and len(after) == 4, f"expected a tenth, got {len(before)} and {len(after)}"
+    assert before <= after, f"clips that were held out are trained on now: {before - after}"
