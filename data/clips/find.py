@@ -12,6 +12,8 @@ from data.clips.pictures import STILLS, is_animated
 from data.clips.reading import CLIPS, natural
 from sora import InputError
 
+RUN = "what train.py has written (it has a sora.pt)"
+
 
 class Found(NamedTuple):
     """What lies below a folder."""
@@ -37,6 +39,9 @@ def find_clips(folder, cache=None):
 
     for place, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
         place = Path(place)
+        if place == folder and is_run(folder):          # its pictures are no clips, but folders may be
+            found.skipped["."] = RUN
+            names = []
         # os.walk enters those that are left in the list
         folders[:] = [name for name in folders if enters(place / name, folder, cache, found)]
         find_in(place, names, folder, found)
@@ -54,6 +59,11 @@ def name_of(path, folder):
     return path.relative_to(folder).as_posix()
 
 
+def is_run(folder):
+    """Whether train.py writes into a folder. It saves a checkpoint before it makes pictures."""
+    return os.path.exists(folder / "sora.pt")
+
+
 def enters(path, folder, cache, found):
     """Whether clips are looked for in a folder below; if not, says why in `found`."""
     real = os.path.realpath(path)
@@ -66,8 +76,8 @@ def enters(path, folder, cache, found):
     reason = None
     if real in above:
         reason = "a link in a circle"
-    elif (path / "sora.pt").exists():
-        reason = "what train.py has written (it has a sora.pt)"
+    elif is_run(path):
+        reason = RUN
     if reason:
         found.skipped[name_of(path, folder)] = reason
     return reason is None

@@ -133,7 +133,7 @@ class ClipFolder:
         """Lines on what training on these clips may get wrong."""
         lines = list(self.cache.notes)
         rates = sorted({round(clip.rate, 2) for clip in self.shown if clip.rate})
-        if len(rates) > 1 and not config.rate:
+        if rates and rates[-1] > 1.1 * rates[0] and not config.rate:
             found = ", ".join(f"{rate:g}" for rate in rates[:6])
             lines.append(f"note: the clips have {found} frames a second and are taken frame by frame; "
                          f"--rate {rates[0]:g} makes motion equally fast in all")

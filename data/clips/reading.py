@@ -120,7 +120,8 @@ def folder_frames(stills, expected, size):
         with named(path):
             shape, frame = open_still(path, size)
             if shape != expected:
-                raise ValueError(f"{shape[0]}x{shape[1]}, but {stills[0].name} is {expected[0]}x{expected[1]}")
+                raise ValueError(f"{shape[0]}x{shape[1]}, but {stills[0].name} is {expected[0]}x{expected[1]}; "
+                                 "the pictures of a folder are the frames of one clip")
         yield frame
 
 

@@ -108,6 +108,8 @@ def test_data_that_cannot_be_trained_on_is_refused(folder, tmp_path, capsys):
                          (["--data", folder, "--frames", 60], "clips of 60 .* to hold out.*sit/four: 24 frames")):
         said = complaint(capsys, train.main, *flags, "--out", tmp_path / "out")
         assert re.search(words, said), f"{flags}: expected {words!r}, got {said!r}"
+    said = complaint(capsys, train.main, "--data", folder, "--out", folder)
+    assert "is the folder of clips" in said, f"--out DATA: got {said!r}"
 
 
 def test_scripts_refuse_places_that_cannot_be_written(trained, tmp_path, capsys):

@@ -84,6 +84,11 @@ def test_what_runs_write_is_no_clip(plain):
     found = find_clips(plain, plain / "decoded")
     assert len(found.clips) == 4, f"expected the four clips alone, got {[name for name, *_ in found.clips]}"
     assert "out/mine" in found.skipped, "a folder that is left out should be named"
+    save(plain / "samples.npy", counting(12))
+    assert len(names_in(plain)) == 6, "expected samples.npy, and decoded/x.npy, which is no cache here"
+    (plain / "sora.pt").write_bytes(b"")
+    assert names_in(plain, cache=plain / "decoded") == [name for name, *_ in found.clips], (
+        "a run has written here: expected the clips in folders alone")
 
 
 def test_animated_pictures_are_clips_and_stills_are_frames(tmp_path):

@@ -106,6 +106,8 @@ def flags_over(args, config, path=None, keep=(), with_preset=False):
 
 def build(args, config, known_words=None):
     """A run with everything it needs, at step 0 of the VAE."""
+    if config.data and os.path.realpath(args.out) == os.path.realpath(config.data):
+        raise InputError(f"--out {args.out}: is the folder of clips; choose another, or its pictures become clips")
     check_parts(args, [config.vae_batch] + ([] if config.shapes else [config.batch]))
     device, (rank, world) = args.device, machine.join_processes(args.device)
     parts = world * args.accumulate
