@@ -13,8 +13,9 @@ CODECS = {".webm": "libvpx-vp9", ".avi": "mpeg4", ".mpg": "mpeg2video", ".mpeg":
           ".ogv": "libtheora", ".wmv": "wmv2"}          # the others: H.264
 
 
-def encode(path, frames, fps=24, *flags):
-    """Writes uint8 (T,H,W,3) as a video with ffmpeg itself."""
+def encode(path, frames, fps=24, *flags, ending=""):
+    """Writes uint8 (T,H,W,3) as a video with ffmpeg itself. Returns the path, with the ending."""
+    path = path.with_name(path.name + ending)
     height, width = frames.shape[1:3]
     codec = CODECS.get(path.suffix.lower(), "libx264")
     given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]

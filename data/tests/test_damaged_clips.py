@@ -56,12 +56,26 @@ def test_damaged_clips_are_read_or_refused(ending, how, places, bit):
         try:
             frames = list(open_clip(path, (16, 16)).frames)
         except InputError as error:
-            assert str(path) in str(error) and "\n" not in str(error), f"not one line that names the file: {error}"
+            assert str(path) in str(error), f"the file is not named: {error}"
+            assert "\n" not in str(error), f"expected one line, got {error}"
             return
         finally:
             seconds = time.monotonic() - begin
             assert seconds < LONGEST, f"{ending}, {how} at {spots}: {seconds:.0f} seconds"
+    right = np.array_equal(frames, expected)
     if ending in CHECKED:
-        assert np.array_equal(frames, expected), f"{ending}, {how} at {spots}, bit {bit}: wrong pixels, and nobody said so"
+        assert right, f"{ending}, {how} at {spots}, bit {bit}: wrong pixels, and nobody said so"
     if how == "cut" and ending != ".mp4":               # which can be read while it grows
-        raise AssertionError(f"{ending}: cut to {len(data)} of {len(intact)} bytes and not noticed")
+        assert right, f"{ending}: cut to {len(data)} of {len(intact)} bytes, and nobody said so"
+
+
+def test_a_gif_that_is_cut_off_anywhere_is_refused(tmp_path):
+    """Also between two frames, where Pillow would show what there is."""
+    intact, _ = whole(".gif")
+    for length in range(len(intact)):
+        (tmp_path / "x.gif").write_bytes(intact[:length])
+        try:
+            n = len(list(open_clip(tmp_path / "x.gif").frames))
+        except InputError:
+            continue
+        raise AssertionError(f"cut to {length} of {len(intact)} bytes: read as {n} of 8 frames")
