@@ -183,7 +183,7 @@ def preview(run):
     """Pictures of where the run stands: copies of clips, later samples."""
     with machine.autocast(run.device):
         score.pictures(run.out / "preview.gif", run.config, run.vae, run.process,
-                       run.ema if run.stage == "dit" else None, run.config.seed)
+                       run.ema if run.stage == "dit" else None, run.config.seed, sources=run.sources)
 
 
 def main(argv=None):
@@ -212,9 +212,10 @@ def main(argv=None):
         train_dit(run)
     if run.rank == 0:
         with machine.autocast(run.device):
-            samples = score.pictures(run.out / "samples.gif", c, run.vae, run.process, run.ema, c.seed, n=64)
+            samples = score.pictures(run.out / "samples.gif", c, run.vae, run.process, run.ema, c.seed, n=64,
+                                     sources=run.sources)
             expected = "at least 27 dB and 85 %" if replace(c, seed=0) == PRESETS["tiny"] else "see README.md"
-            print(f"expected {expected}; got {score.verdict(c, run.vae, *samples, c.seed)}")
+            print(f"expected {expected}; got {score.verdict(c, run.vae, *samples, c.seed, run.sources)}")
 
 
 if __name__ == "__main__":

@@ -144,25 +144,19 @@ class ClipFolder:
         return lines
 
 
-def check_words(config, words, known):
-    """Raises InputError unless the words of a data set are those of a checkpoint: their ids must mean the same."""
-    if words != known:
+def check_words(config, data, known):
+    """Raises InputError if a data set has none of the words of a checkpoint: then it is another one.
+
+    A folder may have changed since; that is said in a line, and captions leave out what is new."""
+    words = data.found_words if config.data else data.words
+    new = [word for word in words if word not in known]
+    gone = [word for word in known if word not in words]
+    if known and len(gone) == len(known):
         raise InputError(f"--data {config.data}: its words are {', '.join(words)}; the checkpoint's are "
                          f"{', '.join(known)}: train anew, with another --out")
-
-
-def words_note(config, words, known):
-    """A line on the words of a folder that has changed since a run began, in a list.
-
-    InputError if it has none of the run's words: then it is another folder."""
-    new, gone = sorted(set(words) - set(known)), sorted(set(known) - set(words))
-    if not new and not gone:
-        return []
-    if known and len(gone) == len(known):
-        check_words(config, words, known)
-    parts = [f"new, and left out of captions: {', '.join(new)}"] if new else []
-    parts += [f"gone: {', '.join(gone)}"] if gone else []
-    return [f"note: the words of --data {config.data} are no longer the checkpoint's: {'; '.join(parts)}"]
+    if new or gone:
+        print(f"note: the words of --data {config.data} are no longer the checkpoint's. New, and left out of "
+              f"captions: {', '.join(new) or 'none'}; gone: {', '.join(gone) or 'none'}")
 
 
 def load_data(config, split, device="cpu", words=None):
@@ -173,6 +167,12 @@ def load_data(config, split, device="cpu", words=None):
         return ClipFolder(config, split, device, words)
     return MovingMNIST(*load_digits(split, config.mnist), (config.height, config.width), config.digit_size,
                        config.digits, config.frames, config.rule, config.channels, device)
+
+
+def load_sources(config, words):
+    """Both splits of a config's data on the CPU, {split: data}, with the words of a run. They stay what
+    they are, also if the folder changes meanwhile."""
+    return {split: load_data(config, split, words=words) for split in ("train", "heldout")}
 
 
 def split_shapes(config):
@@ -212,22 +212,20 @@ def load_mix(config, device, known_words=None):
     mix = [(load_data(one, "train", device, known_words), one.batch) for one in shapes]
     words = mix[0][0].words
     if config.data:
-        say_what_was_found(config, [data for data, _ in mix], words)
-    else:
-        check_words(config, words, known_words or words)
+        say_what_was_found(config, [data for data, _ in mix])
+    check_words(config, mix[0][0], words if known_words is None else known_words)
     first = next(one for one in shapes if one.frames > TIME)
     room = min(data.usual - data.frames for data, _ in mix if data.frames > TIME)
     reach = min(config.reach, max(room, 0) // (2 * TIME) * TIME)
     return mix, words, replace(config, reach=reach, frames=first.frames, height=first.height, width=first.width)
 
 
-def say_what_was_found(config, sources, words):
+def say_what_was_found(config, sources):
     """Prints what was skipped in a folder, what to know about it, and what each shape has."""
     skipped = {}
     for data in sources:
         skipped |= data.skipped
     notes = [note for data in sources for note in data.notes(config)]
-    notes += words_note(config, sources[0].found_words, words)
     for name, why in skipped.items():
         print(f"skipped {name}: {why}")
     for note in dict.fromkeys(notes):                   # several shapes have most of them in common

@@ -25,9 +25,11 @@ def readable(config):
     return not config.data and config.digits <= 2
 
 
-def real_clips(config, split, n, seed=0):
-    """n clips of one split of a config's data, on the CPU: (video, caption)."""
-    return load_data(config, split).clips(n, torch.Generator().manual_seed(seed))
+def real_clips(config, split, n, seed=0, sources=None):
+    """n clips of one split of a config's data, on the CPU: (video, caption). sources: a run's own data,
+    as from `load_sources`; left out, it is read anew."""
+    data = sources[split] if sources else load_data(config, split)
+    return data.clips(n, torch.Generator().manual_seed(seed))
 
 
 def published_clips(path, config, n):

@@ -11,7 +11,7 @@ import torch.nn.functional as nnf
 from tqdm import tqdm
 
 from data.clips.files import grid, write_clip, write_still
-from data.clips.folder import check_words, load_data
+from data.clips.folder import check_words, load_data, load_sources
 from data.evaluation.intervals import interval, jackknife
 from data.evaluation.judge import Judge, cells, grey, published_clips, readable, real_clips
 from data.evaluation.metrics import change, psnr, squared_error, ssim
@@ -58,12 +58,12 @@ def sample_clips(model, vae, process, config, caption, seed=0, progress=False, *
     return torch.cat(parts)
 
 
-def pictures(path, config, vae, process, dit=None, seed=0, n=8):
+def pictures(path, config, vae, process, dit=None, seed=0, n=8, sources=None):
     """Writes a picture of up to 16 of n clips: samples, or without a `dit` held-out clips, each
-    beside its copy. Returns (videos, caption)."""
-    caption = real_clips(config, "train", n, seed)[1].to(vae.mean.device)
+    beside its copy. Returns (videos, caption). sources: as for `real_clips`."""
+    caption = real_clips(config, "train", n, seed, sources)[1].to(vae.mean.device)
     if dit is None:
-        video, _ = real_clips(config, "heldout", n // 2, seed)
+        video, _ = real_clips(config, "heldout", n // 2, seed, sources)
         videos = torch.stack([video, through_vae(vae, video)], dim=1).flatten(0, 1)
     else:
         videos = sample_clips(dit, vae, process, config, caption, seed)
@@ -71,12 +71,12 @@ def pictures(path, config, vae, process, dit=None, seed=0, n=8):
     return videos, caption
 
 
-def verdict(config, vae, videos, caption, seed=0):
-    """One line on the VAE and on samples."""
-    words = load_data(config, "heldout").words
+def verdict(config, vae, videos, caption, seed=0, sources=None):
+    """One line on the VAE and on samples. sources: as for `real_clips`."""
+    words = (sources["heldout"] if sources else load_data(config, "heldout")).words
     captions = [" ".join(words[i - 1] for i in ids if i) for ids in caption[:16].tolist()]
     print("captions:", ", ".join(captions))
-    video, _ = real_clips(config, "heldout", 256, seed)
+    video, _ = real_clips(config, "heldout", 256, seed, sources)
     line = f"{psnr(squared_error(video, through_vae(vae, video))):.1f} dB on held-out clips"
     if not readable(config):
         return line
@@ -153,11 +153,12 @@ def clip_loss(model, vae, process, config, clips):
     return interval(clip_losses(model, vae, process, config, clips))
 
 
-def nearest_windows(config, vae, rows, path, n=512):
-    """How far clips are from the nearest of n windows of training clips: {row: (B,)}. Root mean
+def nearest_windows(source, vae, rows, path, n=512):
+    """How far clips are from the nearest of n windows of a source's clips: {row: (B,)}. Root mean
     squared difference of averages over 4 x 4 pixels, pixel range 1. rows: {row: (video, caption)}.
     Writes a picture: six samples, below each its nearest window, as the VAE copies it."""
-    windows = torch.cat([real_clips(config, "train", 64, seed=2 ** 21 + i)[0] for i in range(n // 64)])
+    seeds = [torch.Generator().manual_seed(2 ** 21 + i) for i in range(n // 64)]
+    windows = torch.cat([source.clips(64, generator)[0] for generator in seeds])
 
     def coarse(video):                                              # (B,values) in the pixel range 1
         return nnf.avg_pool3d(video, (1, 4, 4)).flatten(1) / 2
@@ -182,12 +183,13 @@ def score(config, vae, dit, process, words, path, n=256, seed=0, mnist_test=None
     if n < 2:
         raise InputError(f"--n {n}: expected at least 2 clips to score")
     published = published_clips(mnist_test, config, n) if mnist_test else None
-    check_words(config, load_data(config, "heldout").words, words)
-    caption = real_clips(config, "train", n, seed + 1)[1]
+    sources = load_sources(config, words)
+    check_words(config, sources["train"], words)
+    caption = real_clips(config, "train", n, seed + 1, sources)[1]
     on_device = caption.to(vae.mean.device)
     samples = sample_clips(dit, vae, process, config, on_device, seed, progress=True, **sampling)
-    training = real_clips(config, "train", n, seed + 2 ** 20)
-    heldout = real_clips(config, "heldout", n, seed)
+    training = real_clips(config, "train", n, seed + 2 ** 20, sources)
+    heldout = real_clips(config, "heldout", n, seed, sources)
     rows = {"training": training, "training, VAE's copy": (through_vae(vae, training[0]), training[1]),
             "held out": heldout, "held out, VAE's copy": (through_vae(vae, heldout[0]), heldout[1]),
             "samples": (samples, caption)}
@@ -202,7 +204,7 @@ def score(config, vae, dit, process, words, path, n=256, seed=0, mnist_test=None
             judge.pairs(path.with_suffix(".nearest.png"), samples)
     else:
         print("no referee for these clips: it reads one or two digits; the rest is measured")
-        far = nearest_windows(config, vae, rows, path.with_suffix(".nearest.png"))
+        far = nearest_windows(sources["train"], vae, rows, path.with_suffix(".nearest.png"))
         for name, (video, _) in rows.items():
             values[name] = {"change": change(video), "nearest": far[name]}
             clips[name] = cells(values[name])

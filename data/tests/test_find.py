@@ -1,16 +1,20 @@
 """Which clips of a folder are trained on, what is left out, and that every bit of it is said."""
 import os
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import sample
+import train
 from data.clips import cache, folder as folders
 from data.clips.find import find_clips
 from data.clips.folder import ClipFolder, load_data, load_mix
 from data.tests.clip_files import encode
-from data.tests.conftest import MINI, counting
+from data.tests.conftest import MINI, NETS, call, counting, start
 from sora import InputError
 
 
@@ -203,12 +207,34 @@ def test_a_changed_folder_is_said_in_one_line(plain, capsys):
     printed = capsys.readouterr().out
     expected = "has changed since it was decoded: 1 new (jump/c.npy), 1 gone (sit/b2.npy), 1 changed (sit/b1.npy)"
     assert printed.count("has changed") == 1 and expected in printed, f"expected {expected!r}, got {printed}"
-    assert "new, and left out of captions: jump" in printed, f"expected the new word to be named, got {printed}"
+    said = "New, and left out of captions: jump; gone: none"
+    assert said in printed, f"expected {said!r}, got {printed}"
     assert known == mix[0][0].words == ["sit", "wave"], f"a run goes on with its own words, got {known}"
     ids = mix[0][0].captions.unique().tolist()
     assert set(ids) <= {0, 1, 2}, f"expected ids of the run's two words, got {ids}"
     with pytest.raises(InputError, match="its words are jump, sit, wave; the checkpoint's are up"):
         load_mix(config_of(plain), "cpu", ["up"])
+
+
+def test_a_run_ends_well_in_a_folder_that_has_changed(plain, tmp_path, capsys):
+    """A class is added while it rests, and one while it trains; the score comes later still."""
+    flags = "--vae-steps 2 --steps 4 --save-every 2 --batch 4 --sample-steps 2 --frames 8".split()
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        call(train.main, *NETS, *flags, "--data", plain, "--out", out, "--until", 2)
+    save(plain / "a new class" / "c.npy", counting(12))
+    for _ in range(2):                                  # the second time nothing is left to do
+        capsys.readouterr()
+        call(train.main, "--resume", "--out", out)
+        captions = re.search("^captions: (.*)", capsys.readouterr().out, re.M)[1]
+        assert set(captions.split(", ")) <= {"", "sit", "wave"}, f"expected the run's own words, got {captions}"
+    run = start("--resume", "--out", out)
+    shutil.rmtree(plain / "wave")
+    video, caption = run.sources["train"].clips(50)
+    assert caption.max() == 2 and len(video) == 50, "what a run shows should not change under its feet"
+    save(plain / "jump" / "d.npy", counting(12))
+    call(sample.main, "--ckpt", out / "sora.pt", "--score", "--n", 4, "--steps", 1)
+    assert "jump" in capsys.readouterr().out, "the score should say that the folder has changed"
 
 
 def test_a_new_clip_hardly_moves_what_is_held_out(tmp_path):

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from data.clips import files
-from data.clips.folder import load_mix
+from data.clips.folder import load_mix, load_sources
 from data.runtime import machine
 from data.runtime.checkpoints import config_of, load_checkpoint, load_weights, make_process
 from data.runtime.config import ClipConfig, check
@@ -114,6 +114,7 @@ def build(args, config, known_words=None):
     if rank > 0:
         dist.barrier()                                              # the first decodes a folder of clips
     mix, words, config = load_mix(config, device, known_words)
+    sources = load_sources(config, words)                           # what is shown in between, and in the end
     if rank == 0 and world > 1:
         dist.barrier()                                              # the others read what it has decoded
     check_parts(args, [n for _, n in mix])
@@ -121,7 +122,7 @@ def build(args, config, known_words=None):
     vae, dit = VideoVAE(config).to(device), DiT(config, len(words)).to(device)
     out = Path(args.out)
     run = SimpleNamespace(
-        args=args, config=config, device=device, mix=mix, words=words, out=out, stop=False,
+        args=args, config=config, device=device, mix=mix, sources=sources, words=words, out=out, stop=False,
         rank=rank, world=world, parts=[(i, parts) for i in range(rank, parts, world)],
         stage="vae", step=0, seconds=0.0, log=Log(out / "log.csv", device), report=None,
         process=make_process(config, device),
