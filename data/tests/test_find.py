@@ -15,6 +15,7 @@ from data.clips.find import find_clips
 from data.clips.folder import ClipFolder, load_data, load_mix
 from data.tests.clip_files import encode
 from data.tests.conftest import MINI, NETS, call, counting, start
+from data.training import report
 from sora import InputError
 
 
@@ -212,12 +213,15 @@ def test_a_changed_folder_is_said_in_one_line(plain, capsys):
     assert known == mix[0][0].words == ["sit", "wave"], f"a run goes on with its own words, got {known}"
     ids = mix[0][0].captions.unique().tolist()
     assert set(ids) <= {0, 1, 2}, f"expected ids of the run's two words, got {ids}"
+    left = sorted(path.suffix for path in (plain / ".cache").iterdir())
+    assert left == [".json", ".raw"], f"expected the cache of the former content to be gone, got {left}"
     with pytest.raises(InputError, match="its words are jump, sit, wave; the checkpoint's are up"):
         load_mix(config_of(plain), "cpu", ["up"])
 
 
-def test_a_run_ends_well_in_a_folder_that_has_changed(plain, tmp_path, capsys):
+def test_a_run_ends_well_in_a_folder_that_has_changed(plain, tmp_path, capsys, monkeypatch):
     """A class is added while it rests, and one while it trains; the score comes later still."""
+    monkeypatch.setattr(report, "begin", lambda run: None)
     flags = "--vae-steps 2 --steps 4 --save-every 2 --batch 4 --sample-steps 2 --frames 8".split()
     out = tmp_path / "out"
     with pytest.raises(SystemExit):

@@ -114,7 +114,7 @@ def build(args, config, known_words=None):
     if rank > 0:
         dist.barrier()                                              # the first decodes a folder of clips
     mix, words, config = load_mix(config, device, known_words)
-    sources = load_sources(config, words)                           # what is shown in between, and in the end
+    sources = load_sources(config, words) if config.data else None  # a folder can change; digits cannot
     if rank == 0 and world > 1:
         dist.barrier()                                              # the others read what it has decoded
     check_parts(args, [n for _, n in mix])
