@@ -1,11 +1,13 @@
 """Writing clips with other tools than our own, and reading them with ours."""
 import subprocess
+from dataclasses import replace
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
 
 from data.clips.reading import open_clip
+from data.tests.conftest import MINI
 from sora import InputError
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -40,3 +42,14 @@ def refusal(path):
 def numbers(frames):
     """Which frames of `counting` are shown."""
     return (np.median(frames[:, :, 8:, 1], axis=(1, 2)) / 2).round().astype(int).tolist()
+
+
+def config_of(folder, **more):
+    """The config of a model of the clips in a folder."""
+    return replace(MINI, data=str(folder), **dict(height=32, width=32, frames=8, channels=3) | more)
+
+
+def save(path, frames):
+    """Writes an array, and the folders to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, frames)

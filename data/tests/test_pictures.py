@@ -17,8 +17,12 @@ from data.tests.conftest import counting
 @pytest.mark.parametrize("shape,words", [
     ((20, 7, 64, 64), "Moving MNIST test file, 7 clips of 20 frames.*--mnist-test"),
     ((12, 3, 32, 32), r"\(12, 3, 32, 32\), perhaps \(T,c,H,W\): expected uint8.*\(T,H,W,c\)"),
-    ((12, 32, 32, 5), "channels"), ((12, 32, 32, 2), "channels"), ((12, 32, 32, 0), "channels"),
-    ((10, 0, 16), "empty"), ((0, 16, 16, 3), "empty"), ((16, 16), r"\(T,H,W\)"),
+    ((12, 32, 32, 5), "channels"),
+    ((12, 32, 32, 2), "channels"),
+    ((12, 32, 32, 0), "channels"),
+    ((10, 0, 16), "empty"),
+    ((0, 16, 16, 3), "empty"),
+    ((16, 16), r"\(T,H,W\)"),
     ((2, 3, 4, 5, 6), r"\(T,H,W\)")])
 def test_arrays_of_other_axes_are_refused(tmp_path, shape, words):
     np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
@@ -29,9 +33,11 @@ def test_arrays_of_other_axes_are_refused(tmp_path, shape, words):
 
 def test_arrays_of_other_values_are_refused(tmp_path):
     """Floats may be in [0,1], [-1,1] or [0,255]: nobody can know. Objects would run code."""
-    objects = np.array([{}, {}])
-    for values, words in ((np.zeros((8, 16, 16)), "float64"), (np.full((8, 16, 16), 300), "int64"),
-                          (objects, "Python objects")):
+    refused = {
+        "float64": np.zeros((8, 16, 16)),
+        "int64": np.full((8, 16, 16), 300),
+        "Python objects": np.array([{}, {}])}
+    for words, values in refused.items():
         np.save(tmp_path / "x.npy", values, allow_pickle=True)
         said = refusal(tmp_path / "x.npy")
         assert words in said, f"{values.dtype}: expected {words!r} in the refusal, got {said!r}"
@@ -39,11 +45,13 @@ def test_arrays_of_other_values_are_refused(tmp_path):
 
 def test_arrays_are_read_as_they_are(tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (5, 8, 12), np.uint8)
-    for name, array in (("grey", grey), ("one", grey[..., None]), ("rgb", np.stack([grey] * 3, -1))):
+    rgb = np.stack([grey] * 3, axis=-1)
+    for name, array in (("grey", grey), ("one", grey[..., None]), ("rgb", rgb)):
         np.save(tmp_path / f"{name}.npy", array)
         got = read(tmp_path / f"{name}.npy")
-        assert np.array_equal(got, np.stack([grey] * 3, -1)), f"{name}: pixels are not those of the array"
-    faint = np.concatenate([np.full((1, 8, 12, 3), 200), np.full((1, 8, 12, 1), 51)], -1).astype(np.uint8)
+        assert np.array_equal(got, rgb), f"{name}: pixels are not those of the array"
+    faint = np.full((1, 8, 12, 4), 200, np.uint8)
+    faint[..., 3] = 51
     np.save(tmp_path / "opacity.npy", faint)
     got = np.unique(read(tmp_path / "opacity.npy")).tolist()
     assert got == [40], f"200 at an opacity of 51/255 over black: expected 40, got {got}"
@@ -58,11 +66,19 @@ def test_pictures_of_every_mode_have_their_brightness(tmp_path):
     palette = plain.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE)
     half = plain.convert("RGBA")
     half.putalpha(128)
+    cmyk = plain.convert("CMYK")
     for name, image, expected in (
-            ("l.png", plain, 200), ("rgb.png", plain.convert("RGB"), 200), ("deep.png", deep, 200),
-            ("deep.tif", deep, 200), ("p.png", palette, 200), ("l.bmp", plain, 200),
-            ("cmyk.jpg", plain.convert("CMYK"), 200), ("cmyk.tif", plain.convert("CMYK"), 200),
-            ("rgba.png", half, 100), ("la.png", half.convert("LA"), 100), ("rgba.webp", half, 100),
+            ("l.png", plain, 200),
+            ("l.bmp", plain, 200),
+            ("rgb.png", plain.convert("RGB"), 200),
+            ("deep.png", deep, 200),
+            ("deep.tif", deep, 200),
+            ("p.png", palette, 200),
+            ("cmyk.jpg", cmyk, 200),
+            ("cmyk.tif", cmyk, 200),
+            ("rgba.png", half, 100),
+            ("la.png", half.convert("LA"), 100),
+            ("rgba.webp", half, 100),
             ("white.png", Image.new("1", (16, 16), 1), 255)):
         image.save(tmp_path / name)
         got = np.unique(read(tmp_path / name))
@@ -76,8 +92,15 @@ def test_photographs_are_turned_upright(tmp_path, mode):
     """A picture with a bright top left quarter, stored in each of the eight ways of EXIF."""
     upright = np.zeros((32, 48), np.uint8)
     upright[:16, :24] = 255
-    stored = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
-              5: upright.T, 6: np.rot90(upright), 7: upright[::-1, ::-1].T, 8: np.rot90(upright, -1)}
+    stored = {
+        1: upright,
+        2: np.fliplr(upright),
+        3: np.rot90(upright, 2),
+        4: np.flipud(upright),
+        5: upright.T,
+        6: np.rot90(upright),
+        7: np.rot90(upright, 2).T,
+        8: np.rot90(upright, -1)}
     for orientation, pixels in stored.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
