@@ -25,8 +25,8 @@ import torch
 from tqdm import tqdm
 
 from data.clips import files
-from data.clips.files import write_clip
 from data.clips.captions import words_in
+from data.clips.files import write_clip
 from data.clips.given import parse_size
 from data.evaluation import score
 from data.runtime import machine

@@ -9,7 +9,7 @@ in; the pixels are drawn on the training device. The caption of a clip names its
 
     python3 -m data.clips.moving_mnist clip.npy
 
-writes a real clip of held-out digits to look at or to extend, as npy, gif or mp4, and prints its caption (--help: other
+writes a real clip of held-out digits to look at or to extend, as npy, gif, mp4 or webm, and prints its caption (--help: other
 sizes, rules, numbers).
 """
 import argparse
@@ -160,7 +160,7 @@ def main():
     """Writes clips to a file."""
     from data.clips.files import check_writable, write_clip  # needs imageio; the generator does not
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", help="file to write, .npy, .gif or .mp4")
+    parser.add_argument("out", help="file to write, .npy, .gif, .mp4 or .webm")
     for name, default in dict(n=1, seed=0, size=32, digit_size=20, digits=1, frames=16, scale=1).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"({default})")
     parser.add_argument("--rule", default="official", choices=RULES)

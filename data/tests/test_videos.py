@@ -73,7 +73,7 @@ def test_gifs_of_mixed_modes_are_read_over_black(tmp_path):
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:], duration=100, disposal=2)
     got = read(tmp_path / "x.gif")[:, 8]
     expected = [red * 16, red * 4 + green * 12, black * 8 + green * 8]
-    assert np.array_equal(got, expected), f"expected what browsers show, got {got[:, ::3].tolist()}"
+    assert np.array_equal(got, expected), f"expected what browsers show, got {got.tolist()}"
 
 
 @pytest.mark.parametrize("ending", VIDEOS)
@@ -82,10 +82,13 @@ def test_every_kind_of_video_is_written_and_read(tmp_path, monkeypatch, ending):
     encode(tmp_path / "x", counting(24, 48, 64), ending=ending).rename(f"-a:b %d{ending.upper()}")
     clip = open_clip(f"-a:b %d{ending.upper()}")        # a colon could be a protocol, %d a number
     got = np.stack(list(clip.frames)).astype(int)
-    assert got.shape == (24, 48, 64, 3) and clip.rate == 24, f"{ending}: got {got.shape} at {clip.rate}"
+    assert got.shape == (24, 48, 64, 3), f"{ending}: got {got.shape}"
+    assert clip.rate == 24, f"{ending}: got {clip.rate} frames a second"
     brightness = got[:, :, 40:, 1].mean((1, 2))
-    assert np.abs(brightness - 2 * np.arange(24)).max() < 6, f"{ending}: expected 0 2 4 ..., got {brightness}"
-    assert (got[:, :, :24, 0] > 150).all(), f"{ending}: the left half is not red"
+    off = abs(brightness - 2 * np.arange(24)).max()
+    assert off < 6, f"{ending}: expected 0 2 4 ..., got {brightness}"
+    red = got[:, :, :24, 0]
+    assert red.min() > 150, f"{ending}: the left half is not red"
 
 
 def test_every_ending_is_tested():
@@ -162,5 +165,6 @@ def test_the_middle_is_cut_out(tmp_path):
     np.save(tmp_path / "x.npy", frame)
     for size in ((32, 32), (16, 16), (64, 64)):
         got = read(tmp_path / "x.npy", size)
-        assert got.shape == (1, *size, 3) and abs(got[:, :, 1:-1] - 200).max() == 0, (
-            f"{size}: expected the bright middle third alone")
+        assert got.shape == (1, *size, 3), f"expected {size}, got {got.shape}"
+        inside = got[:, :, 1:-1]
+        assert (inside == 200).all(), f"{size}: expected the bright middle third alone"
