@@ -27,7 +27,6 @@ from tqdm import tqdm
 from data.clips import files
 from data.clips.captions import words_in
 from data.clips.files import write_clip
-from data.clips.given import parse_size
 from data.evaluation import score
 from data.runtime import machine
 from data.runtime.checkpoints import load_models
@@ -221,10 +220,7 @@ def main(argv=None):
     windows = window_of(config, args.window, args.context, args.anchor)
     if windows[0] < least_window(args):
         raise InputError(f"--window {windows[0] * TIME}: expected at least {least_window(args) * TIME} frames")
-    size = parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
-    clips, rate = given_clips(args, config, size)
-    if clips:
-        size = clips[0].shape[3:]
+    clips, size, rate = given_clips(args, config)
     job = make_job(models, args.prompt, args.n or 1, args.seed, size, windows, **options)
     if args.prompt and not config.data and job.caption.shape[1] != config.digits:
         print(f"note: the captions of this model's training clips have {config.digits} words, yours "

@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 
 from data.clips import files
-from data.clips.given import given_clip
+from data.clips.given import given_clip, parse_size
 from data.runtime import machine
 from data.runtime.checkpoints import SHIPPED, default_ckpt
-from sora import InputError
+from sora import SPACE, InputError
 
 
 def parse(description, argv=None):
@@ -103,9 +103,10 @@ def least_window(args):
     return 1
 
 
-def given_clips(args, config, size):
-    """The clips that the command line gives, (1,channels,T,H,W) each, all of one size, and the frames a
-    second of the first, None if that is not known."""
+def given_clips(args, config):
+    """The clips that the command line gives, (1,channels,T,H,W) each; the size (H,W) in pixels of what is to
+    be made, theirs if there are any; and the frames a second of the first, None if that is not known."""
+    size = parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
     names, clips, rates = given_names(args), [], []
     for name in names:
         keep_end = bool(args.extend) or bool(args.connect) and name == args.connect[0]
@@ -114,4 +115,6 @@ def given_clips(args, config, size):
         rates.append(rate)
     if len({clip.shape[3:] for clip in clips}) > 1:
         raise InputError(f"--connect {' '.join(names)}: the clips differ in size; --resize makes them equal")
-    return clips, next(iter(rates), None)
+    if not clips:
+        return [], size, None
+    return clips, clips[0].shape[3:], rates[0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.clips.reading import open_clip
-from data.tests.conftest import MINI
+from data.tests.conftest import MINI, counting
 from sora import InputError
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -53,3 +53,11 @@ def save(path, frames):
     """Writes an array, and the folders to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, frames)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A folder with two classes of two clips each, as arrays."""
+    for name in ("wave/a2", "wave/a10", "sit/b1", "sit/b2"):
+        save(tmp_path / f"plain/{name}.npy", counting(12))
+    return tmp_path / "plain"

@@ -182,16 +182,6 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def plain(tmp_path):
-    """A folder with two classes of two clips each, as arrays."""
-    for name in ("wave/a2", "wave/a10", "sit/b1", "sit/b2"):
-        path = tmp_path / f"plain/{name}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, counting(12))
-    return tmp_path / "plain"
-
-
-@pytest.fixture
 def clip(tmp_path):
     """A file with a real clip of 20 frames, 32x32."""
     digits = MovingMNIST(*load_digits("heldout"), (32, 32), 20, 1, 20)

@@ -9,7 +9,7 @@ import sample
 import train
 from data.clips import cache, folder as folders
 from data.clips.folder import load_data, load_mix
-from data.tests.clip_files import config_of, save
+from data.tests.clip_files import config_of, plain, save  # noqa: F401  a fixture
 from data.tests.conftest import NETS, call, counting, start
 from data.training import report
 from sora import InputError

@@ -8,7 +8,7 @@ from PIL import Image
 
 from data.clips.find import find_clips
 from data.clips.folder import ClipFolder, load_data, load_mix
-from data.tests.clip_files import config_of, encode, save
+from data.tests.clip_files import config_of, encode, plain, save  # noqa: F401  a fixture
 from data.tests.conftest import counting
 from sora import InputError
 
