@@ -204,19 +204,23 @@ def vae_loss(vae, video, eps, kl_weight):
 
 def patchify(latent, p):
     """Latent (B,C,F,h,w) -> tokens (B,L,C·p·p), frame after frame, row after row."""
+    # >>> part 1
     B, C, F, h, w = latent.shape
     rows, columns = h // p, w // p
     x = latent.view(B, C, F, rows, p, columns, p)
     x = x.permute(0, 2, 3, 5, 1, 4, 6)                              # (B,F,rows,columns,C,p,p)
     return x.reshape(B, F * rows * columns, C * p * p)
+    # <<<
 
 
 def unpatchify(tokens, p, F, h, w):
     """Tokens (B,L,C·p·p) -> latent (B,C,F,h,w). The inverse of `patchify`."""
+    # >>> part 1
     B, rows, columns = tokens.shape[0], h // p, w // p
     x = tokens.view(B, F, rows, columns, -1, p, p)                  # (B,F,rows,columns,C,p,p)
     x = x.permute(0, 4, 1, 2, 5, 3, 6)                              # (B,C,F,rows,p,columns,p)
     return x.reshape(B, -1, F, h, w)
+    # <<<
 
 
 def token_positions(frame_positions, rows, columns):
@@ -245,11 +249,13 @@ def rope_angles(positions, head_dim):
     pairs = head_dim // 2
     n_space = 3 * pairs // 8
     n_time = pairs - 2 * n_space
+    # >>> part 2
     angles = []
     for axis, n in enumerate((n_time, n_space, n_space)):
         frequencies = 100.0 ** (-torch.arange(n, device=positions.device) / n)
         angles.append(positions[..., axis, None] * frequencies)                 # (B,L,n)
     angles = torch.cat(angles, dim=-1)[:, :, None]                          # the same for all heads
+    # <<<
     return angles.cos(), angles.sin()
 
 
@@ -257,9 +263,11 @@ def rotate(x, rope):
     """Rotates the pairs (i, i + head_dim/2) of x (B,L,heads,head_dim) by their angles. A query and a
     key are each turned in proportion to their positions, so their product depends only on the
     difference (RoPE eq. 16; its pairs are (2i, 2i+1): only the order of channels differs)."""
+    # >>> part 2
     cos, sin = rope
     a, b = x.chunk(2, dim=-1)                                               # (B,L,heads,head_dim/2)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    # <<<
 
 
 # --------------------------------------------------------------------------------------------------
@@ -292,6 +300,7 @@ class Attention(nn.Module):
     def forward(self, x, rope, lengths=None):
         """x (B,L,D) -> (B,L,D); rope: of `rope_angles`; lengths: only for `forward_packed`."""
         B, L, D = x.shape
+        # >>> part 3
         q, k, v = self.qkv(x).view(B, L, 3, self.heads, D // self.heads).unbind(2)
         q = rotate(norm(q) * self.gain, rope)                                 # (B,L,heads,head_dim)
         k = rotate(norm(k), rope)
@@ -301,6 +310,7 @@ class Attention(nn.Module):
         else:
             y = packed_attention(q, k, v, lengths)
         return self.out(y.transpose(1, 2).reshape(B, L, D))
+        # <<<
 
 
 class DiTBlock(nn.Module):
@@ -314,12 +324,14 @@ class DiTBlock(nn.Module):
 
     def forward(self, x, condition, frame, rope, lengths=None):
         """x (B,L,D); condition (B,F,D) of each latent frame; frame (L,): the one a token is in."""
+        # >>> part 4
         modulation = self.modulation(nnf.silu(condition)).float()               # (B,F,6D)
         modulation = modulation.index_select(1, frame)                          # (B,L,6D)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
         x = x + gate1 * self.attention(modulate(norm(x), shift1, scale1), rope, lengths)
         x = x + gate2 * self.mlp(modulate(norm(x), shift2, scale2))
         return x
+        # <<<
 
 
 class DiT(nn.Module):
@@ -348,10 +360,12 @@ class DiT(nn.Module):
                 nn.init.zeros_(layer.bias)
         nn.init.normal_(self.embed_word.weight, std=0.5)   # about as large as the level's
         nn.init.zeros_(self.embed_word.weight[0])           # "no word" adds nothing to a caption
+        # >>> part 4
         for block in self.blocks:
             nn.init.zeros_(block.modulation.weight)         # adaLN-Zero: gates 0, blocks do nothing
         nn.init.zeros_(self.modulation.weight)              # the last shift and scale do nothing
         nn.init.zeros_(self.head.weight)                    # the network predicts 0
+        # <<<
 
     def muon_parameters(self):
         """What Muon (section 7) trains: attention and MLP. AdamW trains the rest, as is usual."""
@@ -442,10 +456,12 @@ class DDPM:
 
     def __init__(self, steps=1000, prediction="v", device=None):
         self.N, self.prediction = steps, prediction
+        # >>> part 5
         u = torch.arange(steps + 1, dtype=torch.float64) / steps
         f = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2       # improved DDPM, eq. 17: cosine
         betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)               # beta_1 .. beta_N
         alpha_bar = torch.cat([torch.ones(1), (1 - betas).cumprod(0)])
+        # <<<
         self.alpha_bar = alpha_bar.float().to(device)               # (N+1,)
 
     def draw_levels(self, shape, generator=None, device=None):
@@ -461,21 +477,28 @@ class DDPM:
 
     def signal_noise(self, t):
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t): how much data and noise there is in x_t."""
+        # >>> part 5
         alpha_bar = per_frame(self.alpha_bar[t])
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        # <<<
 
     def q_sample(self, x0, t, eps):
         """x_t from data and noise, in one go (DDPM eq. 4)."""
+        # >>> part 5
         signal, noise = self.signal_noise(t)
         return signal * x0 + noise * eps
+        # <<<
 
     def target(self, x0, eps, t):
         """What the network has to predict: eps, x0 or v (Salimans & Ho, section 4)."""
+        # >>> part 6
         signal, noise = self.signal_noise(t)
         return {"v": signal * eps - noise * x0, "eps": eps, "x0": x0}[self.prediction]
+        # <<<
 
     def predict(self, model, x, t, caption):
         """The network's estimates of x0 and eps in x_t: `target` solved for them."""
+        # >>> part 6
         signal, noise = self.signal_noise(t)
         output = model(x, t / self.N, caption)
         if self.prediction == "v":  # solved with signal^2 + noise^2 = 1
@@ -484,26 +507,33 @@ class DDPM:
         if self.prediction == "eps":  # at t = N the signal is 5e-5: dividing blows up any error
             x0 = ((x - noise * output) / signal).clamp(-5, 5)       # 5 standard deviations
         return x0, (x - signal * x0) / noise                        # an eps that fits this x0
+        # <<<
 
     def posterior(self, x0, x, t, s):
         """Mean and variance of q(x_s | x_t, x0) (DDPM eq. 6, 7, where s = t - 1; 1 - alpha: beta_t)."""
+        # >>> part 7
         bar_t, bar_s = per_frame(self.alpha_bar[t]), per_frame(self.alpha_bar[s])
         alpha = bar_t / bar_s                                   # product of all alphas after s, to t
         share = (1 - bar_s) / (1 - bar_t)                       # noise variance at s over that at t
         mean = bar_s.sqrt() * (1 - alpha) / (1 - bar_t) * x0 + alpha.sqrt() * share * x
         return mean, (1 - alpha) * share
+        # <<<
 
     def ancestral(self, model, x, t, s, caption, randn=torch.randn_like):
         """DDPM algorithm 2, with the smaller variance in its section 3.2: draws from the posterior,
         with the estimate of x0 in place of the true one."""
+        # >>> part 7
         x0, _ = self.predict(model, x, t, caption)
         mean, variance = self.posterior(x0, x, t, s)
         return mean + variance.sqrt() * randn(x)                    # at s = 0 the variance is 0
+        # <<<
 
     def ddim(self, model, x, t, s, caption, randn=torch.randn_like):
         """DDIM eq. 12 with eta = 0: re-noises the estimated x0 with the estimated eps."""
+        # >>> part 8
         x0, eps = self.predict(model, x, t, caption)
         return self.q_sample(x0, s, eps)
+        # <<<
 
 
 # --------------------------------------------------------------------------------------------------
@@ -525,23 +555,31 @@ class SiT:
 
     def q_sample(self, x0, t, eps):
         """x_t from data and noise."""
+        # >>> part 9
         t = per_frame(t)
         return (1 - t) * x0 + t * eps
+        # <<<
 
     def target(self, x0, eps, t):
         """The velocity dx_t / dt."""
+        # >>> part 9
         return eps - x0
+        # <<<
 
     def euler(self, model, x, t, s, caption, randn=torch.randn_like):
         """One step along the velocity at the start: error of order 1."""
+        # >>> part 9
         return x + per_frame(s - t) * model(x, t, caption)
+        # <<<
 
     def heun(self, model, x, t, s, caption, randn=torch.randn_like):
         """A step along the mean of the velocities at both ends: error of order 2."""
+        # >>> part 9
         velocity = model(x, t, caption)
         at_end = model(x + per_frame(s - t) * velocity, s, caption)
         at_end = torch.where(per_frame(s == 0), velocity, at_end)  # level 0 is untrained: Euler
         return x + per_frame(s - t) * (velocity + at_end) / 2
+        # <<<
 
 
 # --------------------------------------------------------------------------------------------------
@@ -585,7 +623,9 @@ def draw_noise(process, config, shape, known, caption, generator=None):
     Returns t (B,F), one level for the unknown frames of a clip, 0 for known ones; the noise eps; and
     the caption, set to 0 (none) in some clips: in more of those that can go on from known frames."""
     B, device = shape[0], known.device
+    # >>> part 11
     t = torch.where(known, 0, process.draw_levels((B, 1), generator, device))   # (B,F)
+    # <<<
     eps = torch.randn(shape, generator=generator, device=device)
     share = torch.where(known.any(1), config.caption_drop_known, config.caption_drop)
     drop = torch.rand(B, generator=generator, device=device) < share            # (B,)
@@ -600,12 +640,14 @@ def diffusion_loss(model, process, x0, caption, known, positions, t, eps, count=
     x0 (B,C,F,h,w): clean latents; known, positions (B,F): from `draw_windows`; t, eps, caption:
     from `draw_noise`; count: what to divide by if these clips are only a part of a batch. Returns
     the loss and the error of each latent frame (B,F)."""
+    # >>> part 11
     x_t = process.q_sample(x0, t, eps)
     output = model(x_t, t / process.N, caption, positions)
     error = (output - process.target(x0, eps, t)).square().mean((1, 3, 4))      # (B,F)
     if count is None:
         count = (~known).sum()
     return (error * ~known).sum() / count, error
+    # <<<
 
 
 def newton_schulz(matrices, steps=5):
@@ -616,6 +658,7 @@ def newton_schulz(matrices, steps=5):
     3.4-fold. The price: values do not converge to 1, but to [0.68, 1.14] if they were above 0.01 of
     the norm. A step is made of x x^T alone, and so is the next x x^T. As these are small, steps are
     multiplied first, and x once, at the end (in float32: bfloat16 is too coarse for this)."""
+    # >>> part 13
     if matrices.shape[1] > matrices.shape[2]:                       # x x^T would be the larger square
         return newton_schulz(matrices.mT, steps).mT
     a, b, c = 3.4445, -4.7750, 2.0315
@@ -628,6 +671,7 @@ def newton_schulz(matrices, steps=5):
         product = step @ product
         square = step @ square @ step                       # (step x)(step x)^T: step is symmetric
     return product @ x
+    # <<<
 
 
 class Muon(torch.optim.Optimizer):
@@ -664,11 +708,13 @@ def guided(model, scale):
     """The model with classifier-free guidance: the caption's effect is made `scale` times as large
     (Ho & Salimans, eq. 6; scale is 1 + their w). They guide eps; v, x0 and the velocity are affine
     in eps for fixed x_t, so the same holds."""
+    # >>> part 10
     def guided_model(x, t, caption):
         captions = torch.cat([caption, torch.zeros_like(caption)])
         with_caption, without = model(torch.cat([x, x]), torch.cat([t, t]), captions).chunk(2)
         return without + scale * (with_caption - without)
     return model if scale == 1 else guided_model
+    # <<<
 
 
 @torch.no_grad()
@@ -696,6 +742,7 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
     denoiser = guided(model_here, guidance)
     step = getattr(process, sampler or process.samplers[0])
     levels = process.schedule(steps, strength, latent.device)       # up to steps + 1
+    # >>> part 11
     unknown = ~known.expand(B, F)
     levels = levels[:, None, None] * unknown                        # (steps+1,B,F), 0 where known
     x = randn(latent)                                               # noise
@@ -705,6 +752,7 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
         x = torch.where(known_mask, latent, x)
         x = step(denoiser, x, t, s, caption, randn)
     return torch.where(known_mask, latent, x)
+    # <<<
 
 
 # --------------------------------------------------------------------------------------------------
@@ -725,6 +773,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
     most = window - 1 - (anchor > 0)
     if not 0 <= context <= most:
         raise InputError(f"context of {context} latent frames: expected 0 to {most} in this window")
+    # >>> part 12
     if backward:
         past = past.flip(2)                                         # the newest is last, as forward
     first, recent = past[:, :, :1], past
@@ -753,6 +802,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
         first = new[:, :, :1] if made == 0 else first
         recent = torch.cat([recent, new], dim=2)
         made += new.shape[2]
+    # <<<
 
 
 def take(windows, frames):

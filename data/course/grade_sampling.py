@@ -1,0 +1,169 @@
+"""Graders of parts 10 and 12: guidance, and `extend` with a network that counts frames."""
+from itertools import islice
+
+import torch
+
+from data.course.checks import Missed, expect, noise, require
+from data.course.grade_diffusion import each
+
+
+# --- 10. guidance -------------------------------------------------------------------------------------
+
+def answer(x, t, caption, positions=None):
+    """A network whose answer depends on each clip's x, level and caption."""
+    words = caption.reshape(len(caption), -1).float().sum(1)
+    channels = torch.arange(1, x.shape[1] + 1).view(1, -1, 1, 1, 1)
+    return x.square() + each(t) + words.view(-1, 1, 1, 1, 1) * channels * x.cos()
+
+
+def check_guided(s):
+    x, t, caption = noise(2, 4, 3, 2, 2), torch.rand(2, 3), torch.tensor([[3], [5]])
+    given, without = answer(x, t, caption), answer(x, t, 0 * caption)
+    right = without + 2.5 * (given - without)
+    mistakes = {
+        "`scale` is taken for the paper's w; it is 1 + w": without + 3.5 * (given - without),
+        "the predictions with and without caption are swapped": given + 2.5 * (without - given),
+        "both predictions have the caption: word 0 is no word": given,
+        "the difference is added to the prediction with caption, scale instead of scale - 1":
+            given + 2.5 * (given - without)}
+    got = s.guided(answer, 2.5)(x, t, caption)
+    if isinstance(got, torch.Tensor) and got.shape == x.shape:
+        guided = [i for i in range(4) if torch.allclose(got[:, i], right[:, i], atol=1e-4)]
+        if 0 < len(guided) < 4:
+            raise Missed(f"guided: expected guidance on all 4 channels, got it on {guided} only: a bug that DiT "
+                         "shipped")
+    expect(got, right, "guided with scale 2.5", mistakes)
+
+
+def check_scale_of_one(s):
+    x, t, caption = noise(2, 4, 3, 2, 2), torch.rand(2, 3), torch.tensor([[3], [5]])
+    expect(s.guided(answer, 1)(x, t, caption), answer(x, t, caption), "guided with scale 1, no guidance")
+    expect(s.guided(answer, 0)(x, t, caption), answer(x, t, 0 * caption), "guided with scale 0, no caption")
+
+
+def check_captions_of_frames(s):
+    x, t = noise(2, 4, 3, 2, 2), torch.rand(2, 3)
+    caption = torch.tensor([[[1], [2], [0]], [[4], [4], [5]]])
+    given, without = answer(x, t, caption), answer(x, t, 0 * caption)
+    expect(s.guided(answer, 2)(x, t, caption), 2 * given - without, "guided with captions of frames (B,F,words)")
+
+
+def check_batch(s):
+    x, t, caption = noise(2, 4, 3, 2, 2), torch.rand(2, 3), torch.tensor([[3], [5]])
+    together = s.guided(answer, 2)(x, t, caption)
+    alone = [s.guided(answer, 2)(x[i:i + 1], t[i:i + 1], caption[i:i + 1]) for i in range(2)]
+    expect(together, torch.cat(alone), "guided, two clips at once and one by one: chunk before mixing")
+
+
+# --- 12. extend ---------------------------------------------------------------------------------------
+
+class Counter:
+    """In the place of `generate`: each unknown frame is one more than the last known one.
+
+    It notes what every window was shown: the frames (as numbers), their positions and captions."""
+
+    def __init__(self):
+        self.windows = []
+
+    def __call__(self, model, process, latent, known, caption, positions=None, **sampling):
+        numbers = latent[0, 0, :, 0, 0]
+        n = int(known.sum())
+        require(bool(known[:n].all()), "extend: expected the known frames at the start of the window")
+        last = numbers[n - 1] if n else torch.tensor(-1.0)
+        new = last + 1 + torch.arange(len(known) - n)
+        filled = torch.cat([numbers[:n], new]).view(1, 1, -1, 1, 1)
+        self.windows.append((numbers[:n].tolist(), positions.tolist(), caption, sampling))
+        return filled.expand_as(latent).clone()
+
+
+def rolled(s, frames, count, window, context, caption=None, **more):
+    """Runs `extend` with a Counter: (frames yielded, the windows). frames: how many there are."""
+    past = torch.arange(float(frames)).view(1, 1, -1, 1, 1).expand(1, 2, -1, 2, 2)
+    if more.get("backward"):
+        past = past.flip(2)                                         # the video's last frame is number 0
+    before, counter = s.generate, Counter()
+    s.generate = counter
+    try:
+        caption = torch.ones(1, 1).long() if caption is None else caption
+        pieces = s.extend(None, None, past, caption, window, context, **more)
+        require(hasattr(pieces, "__next__"), "extend: expected a generator (with `yield`), got "
+                f"{type(pieces).__name__}")
+        pieces = list(islice(pieces, count))
+    finally:
+        s.generate = before
+    return [piece[0, 0, :, 0, 0].tolist() for piece in pieces], counter.windows
+
+
+def integers(numbers):
+    return [int(number) for number in numbers]
+
+
+def check_new_frames(s):
+    got, windows = rolled(s, 5, 3, window=4, context=2)
+    if windows[0][0] == [0, 1]:
+        raise Missed("extend: expected a window to see the newest frames, [3, 4], got the oldest, [0, 1]")
+    require(windows[0][0] == [3, 4], f"extend: expected the first window to see frames [3, 4], got "
+            f"{integers(windows[0][0])}")
+    require(got[0] != [3, 4, 5, 6], "extend: expected only new frames, [5, 6], got the whole window [3, 4, 5, 6]")
+    require(got == [[5, 6], [7, 8], [9, 10]], f"extend: expected frames [5, 6], [7, 8], [9, 10], got {got}")
+    for seen, positions, _, _ in windows:
+        require(positions == [0, 1, 2, 3], "extend without anchor: expected positions 0 1 2 3 in every window, as "
+                f"in training, got {positions}")
+
+
+def check_from_nothing(s):
+    got, windows = rolled(s, 0, 2, window=4, context=2)
+    require(got == [[0, 1, 2, 3], [4, 5]], f"extend from nothing: expected frames 0 to 3, then 4 and 5, got {got}")
+    got, windows = rolled(s, 3, 2, window=4, context=0)
+    require([w[0] for w in windows] == [[], []], "extend with context 0: expected windows without known frames, got "
+            f"{windows[0][0]}. Beware of [-0:], which is everything")
+
+
+def check_anchor(s):
+    _, windows = rolled(s, 2, 3, window=4, context=2, anchor=9)
+    require(windows[0][0] == [0, 1] and windows[0][1] == [0, 1, 2, 3], "extend with anchor: expected no anchor while "
+            f"the context still has the first frame, got frames {integers(windows[0][0])} at {windows[0][1]}")
+    seen, positions = windows[1][:2]
+    if seen == [2, 3]:
+        raise Missed("extend with anchor: expected windows to begin with the video's first frame, got none")
+    require(seen == [0, 2, 3], f"extend with anchor: expected frames [0, 2, 3], got {integers(seen)}")
+    require(positions[0] != 0, "extend with anchor: expected the anchor at position -anchor, as in training, got 0")
+    require(positions == [-9, 1, 2, 3], f"extend with anchor: expected positions [-9, 1, 2, 3], got {positions}")
+    require(windows[2][0] == [0, 3, 4], f"extend with anchor: expected frames [0, 3, 4] in the third window, got "
+            f"{integers(windows[2][0])}: one frame a window is new, and the anchor is the video's first")
+
+
+def check_anchor_from_nothing(s):
+    _, windows = rolled(s, 0, 3, window=4, context=1, anchor=9)
+    require(windows[1][0] == [0, 3], "extend with anchor, from nothing: expected the second window to see [0, 3], got "
+            f"{integers(windows[1][0])}. `first` is the first frame of the video, whoever made it")
+
+
+def check_backward(s):
+    got, windows = rolled(s, 3, 2, window=4, context=2, anchor=9, backward=True)
+    require(windows[0][0] == [0, 1, 2], "extend backward: expected the window "
+            f"to see the frames next to the new ones, got {integers(windows[0][0])}. Flip `past` once")
+    positions = windows[0][1]
+    require(positions[1] < 0, f"extend backward: expected negated positions, got {positions}: time runs the other way")
+    require(positions == [9, -1, -2, -3], f"extend backward: expected positions [9, -1, -2, -3], got {positions}")
+    require(got[0] == [3], f"extend backward: expected new frames in reverse order, first [3], got {got[0]}")
+
+
+def check_captions(s):
+    caption = torch.arange(10, 17).view(1, 7, 1)                    # frame i has word 10 + i
+    _, windows = rolled(s, 3, 3, window=4, context=2, caption=caption)
+    words = [w[2][0, :, 0].tolist() for w in windows]
+    require(words[0] != [10, 11, 12, 13], "extend with captions of frames: expected those of the frames shown, got the "
+            "first four: count from the video's start, not from the window's")
+    require(words[0] == [11, 12, 13, 14], f"extend with captions of frames: expected words 11 to 14, got {words[0]}")
+    require(words[2] == [15, 16, 16, 16], "extend with captions of frames: expected the last one to hold for all that "
+            f"follow, [15, 16, 16, 16], got {words[2]}")
+    _, windows = rolled(s, 3, 2, window=4, context=2, caption=caption, anchor=9)
+    words = windows[1][2][0, :, 0].tolist()
+    require(words == [10, 12, 13, 14], f"extend with captions of frames and an anchor: expected the anchor's caption "
+            f"first, [10, 12, 13, 14], got {words}")
+
+
+CHECKS = {10: [check_guided, check_scale_of_one, check_captions_of_frames, check_batch],
+          12: [check_new_frames, check_from_nothing, check_anchor, check_anchor_from_nothing, check_backward,
+               check_captions]}

@@ -1,0 +1,163 @@
+"""Graders of parts 11 and 13: known frames in training and sampling, Newton-Schulz."""
+import torch
+
+from data.course.checks import Missed, expect, noise, require
+
+KNOWN = torch.tensor([[True, False, False], [False, False, True], [False, False, False]])
+
+
+# --- 11. known frames ---------------------------------------------------------------------------------
+
+def check_levels(s):
+    known = KNOWN.repeat(20, 1)
+    config = s.Config(caption_drop=0.0, caption_drop_known=0.0)
+    t, _, _ = s.draw_noise(s.DDPM(1000), config, (60, 2, 3, 2, 2), known, torch.ones(60, 1).long())
+    require(isinstance(t, torch.Tensor) and t.shape == (60, 3), "draw_noise: expected levels t (B,F)")
+    require(bool((t[known] == 0).all()), f"draw_noise: expected level 0 in known frames, got up to "
+            f"{t[known].max()}. Known frames are clean, and the network is told so")
+    require(bool((t[~known] > 0).all()), "draw_noise: expected levels above 0 in unknown frames, got 0. Is the "
+            "mask the wrong way round?")
+    levels = t.masked_fill(known, 0).amax(1, keepdim=True).expand(60, 3)
+    require(bool((t == levels)[~known].all()), "draw_noise: expected one level for all unknown frames of a "
+            "clip, got several (that would be diffusion forcing)")
+    require(len(t[:, 1].unique()) > 10, "draw_noise: expected a level of its own for each clip")
+
+
+def loss_case(s):
+    """(loss(...), its arguments, the error of each frame) with a network that answers noise."""
+    x0, eps, output = noise(3, 2, 3, 2, 2), noise(3, 2, 3, 2, 2), noise(3, 2, 3, 2, 2)
+    t = torch.where(KNOWN, 0, 500)
+    process, told = s.DDPM(1000), []
+
+    def model(x, t, caption, positions):
+        told.append((x, t, positions))
+        return output
+    positions = torch.arange(3).expand(3, 3)
+
+    def loss(**more):
+        return s.diffusion_loss(model, process, x0, None, KNOWN, positions, t, eps, **more)
+    error = (output - process.target(x0, eps, t)).square().mean((1, 3, 4))
+    return loss, process.q_sample(x0, t, eps), t, told, error
+
+
+def check_loss(s):
+    loss, _, _, _, error = loss_case(s)
+    got, by_frame = loss()
+    mistakes = {"known frames count too": error.mean(),
+                "the sum over unknown frames is divided by the number of all": (error * ~KNOWN).mean(),
+                "known frames count, and the unknown do not": (error * KNOWN).sum() / KNOWN.sum(),
+                "the errors of known frames are added": error.sum() / (~KNOWN).sum()}
+    expect(got, (error * ~KNOWN).sum() / (~KNOWN).sum(), "diffusion_loss: the loss", mistakes)
+    expect(by_frame, error, "diffusion_loss: the error of each latent frame")
+
+
+def check_count(s):
+    loss, _, _, _, error = loss_case(s)
+    expect(loss(count=10)[0], (error * ~KNOWN).sum() / 10, "diffusion_loss with count=10", {
+        "`count` is ignored": (error * ~KNOWN).sum() / (~KNOWN).sum()})
+
+
+def check_told(s):
+    loss, x_t, t, told, _ = loss_case(s)
+    loss()
+    expect(told[0][0], x_t, "what diffusion_loss shows the network (q_sample of the clean latent)")
+    expect(told[0][1].float(), t / 1000, "the level that diffusion_loss tells the network", {
+        "it is t, up to N; expected t / N, in [0,1]": t.float()})
+    require(told[0][2] is not None, "diffusion_loss: expected `positions` to be handed to the network")
+
+
+def generated(s, strength=1.0):
+    """What a network is shown while `generate` fills frames 1 and 2 of 4, and the result."""
+    latent, known = noise(2, 2, 4, 2, 2), torch.tensor([True, False, False, True])
+    start, seen = noise(2, 2, 4, 2, 2), []
+
+    def model(x, t, caption, positions):
+        seen.append((x, t))
+        return torch.zeros_like(x)
+    result = s.generate(model, s.DDPM(1000), latent, known, torch.ones(2, 1).long(), steps=4, sampler="ddim",
+                        strength=strength, randn=lambda like: start)
+    return latent, known, start, seen, result
+
+
+def check_known_come_back(s):
+    latent, known, _, _, result = generated(s)
+    require(isinstance(result, torch.Tensor) and result.shape == latent.shape,
+            "generate: expected a latent (B,C,F,h,w)")
+    require(torch.equal(result[:, :, known], latent[:, :, known]), "generate: expected the known frames bit for "
+            "bit, got others. Put them in a last time after the last step")
+    far = result[:, :, ~known].isnan().any()
+    require(not far, "generate: expected numbers in the unknown frames, got nan")
+
+
+def check_known_are_shown(s):
+    latent, known, start, seen, _ = generated(s)
+    for x, t in seen:
+        require(bool((t[:, known] == 0).all()), "generate: expected the network to be told level 0 in known "
+                f"frames, got up to {t[:, known].max():.3g}: multiply the levels by the mask")
+        require(torch.equal(x[:, :, known], latent[:, :, known]), "generate: expected the network to see known "
+                "frames as they are, got others. Put them in before each step")
+    require(torch.equal(seen[0][0][:, :, ~known], start[:, :, ~known]), "generate: expected to begin with noise "
+            "alone in the unknown frames")
+    told = torch.stack([t[0, 1] for _, t in seen])
+    expect(told, torch.tensor([1.0, 0.75, 0.5, 0.25]), "generate: the levels of unknown frames, step by step")
+
+
+def check_strength(s):
+    latent, known, start, seen, _ = generated(s, strength=0.5)
+    bar = s.DDPM(1000).alpha_bar[500]
+    mixed = bar.sqrt() * latent + (1 - bar).sqrt() * start
+    mistakes = {"`latent` is not noised: the level is told, but there is no noise": latent[:, :, ~known],
+                "the unknown frames of `latent` are ignored": start[:, :, ~known]}
+    expect(seen[0][0][:, :, ~known], mixed[:, :, ~known], "generate with strength 0.5: where it begins", mistakes)
+
+
+# --- 13. Newton-Schulz --------------------------------------------------------------------------------
+
+def iterated(x, steps=5, a=3.4445, b=-4.7750, c=2.0315):
+    """The polynomial on the singular values of one matrix, which were scaled before."""
+    u, values, v = torch.linalg.svd(x.double(), full_matrices=False)
+    for _ in range(steps):
+        values = a * values + b * values ** 3 + c * values ** 5
+    return (u * values[..., None, :] @ v).float()
+
+
+def check_newton_schulz(s):
+    x = noise(3, 4, 6)
+    unit = x / x.norm(dim=(1, 2), keepdim=True)
+    spectral = x / torch.linalg.matrix_norm(x, 2, keepdim=True)
+    mistakes = {
+        "all matrices are divided by the norm of the whole batch": iterated(x / x.norm()),
+        "it is the older cubic iteration, with 1.5, -0.5 and 0": iterated(unit, 5, 1.5, -0.5, 0.0),
+        "there is one step too few": iterated(unit, 4),
+        "there is one step too many": iterated(unit, 6),
+        "b and c are swapped": iterated(unit, 5, 3.4445, 2.0315, -4.7750),
+        "matrices are divided by the largest singular value, not by the Frobenius norm": iterated(spectral),
+        "the fifth power is missing: c belongs to square @ square": iterated(unit, 5, c=0.0)}
+    expect(s.newton_schulz(x), iterated(unit), "newton_schulz, wide matrices", mistakes, atol=1e-3)
+
+
+def check_not_scaled(s):
+    got = s.newton_schulz(1e3 * noise(2, 4, 6))
+    largest = got.abs().max().item()
+    require(largest < 2, f"newton_schulz of matrices of size 1e3: expected singular values of about 1, got entries "
+            f"up to {largest:.3g}. Divide each matrix by its norm first")
+
+
+def check_tall(s):
+    x = noise(2, 7, 3)
+    unit = x / x.norm(dim=(1, 2), keepdim=True)
+    got = s.newton_schulz(x)
+    if got is not None and got.shape == (2, 3, 7):
+        raise Missed("newton_schulz of tall matrices: expected (2,7,3), got (2,3,7): turned, but not turned back")
+    expect(got, iterated(unit), "newton_schulz, tall matrices", atol=1e-3)
+
+
+def check_steps(s):
+    x = noise(1, 3, 5)
+    expect(s.newton_schulz(x, steps=2), iterated(x / x.norm(), 2), "newton_schulz with steps=2", {
+        "`steps` is ignored": iterated(x / x.norm(), 5)}, atol=1e-3)
+
+
+CHECKS = {11: [check_levels, check_loss, check_count, check_told, check_known_come_back,
+               check_known_are_shown, check_strength],
+          13: [check_newton_schulz, check_not_scaled, check_tall, check_steps]}

@@ -1,0 +1,138 @@
+"""Grades a copy, part by part. Each part is put into the complete sora.py, so no part needs another.
+
+A part runs in a process of its own with a time limit: what it breaks, prints or never ends is its own.
+"""
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from data.course import (grade_diffusion, grade_patches, grade_sampling, grade_steps, grade_training,
+                         grade_transformer)
+from data.course.blanks import fill, find, module_of, pieces
+from data.course.checks import Missed
+from data.course.parts import PARTS
+
+GRADERS = (grade_patches, grade_transformer, grade_diffusion, grade_steps, grade_sampling, grade_training)
+CHECKS = {part: checks for grader in GRADERS for part, checks in grader.CHECKS.items()}
+LIMIT = 20                                                          # seconds a part may take
+
+
+class Grade(NamedTuple):
+    """Points of a part, of how many, and a reason for each check that was missed."""
+    points: float
+    most: int
+    reasons: list
+
+
+def check_part(text, part):
+    """What a complete text of sora.py gets for a part, here and now: a reason for each check, None if passed."""
+    try:
+        module = module_of(text)
+    except Exception as error:
+        return [f"sora.py does not import with this part: {said_by(error, text)}"] * len(CHECKS[part])
+    return [reason_of(check, module, text) for check in CHECKS[part]]
+
+
+def reason_of(check, module, text):
+    """Why a check is missed, in one line; None if it is passed."""
+    torch.manual_seed(0)
+    try:
+        check(module)
+    except Missed as missed:
+        return str(missed)
+    except NotImplementedError as error:
+        return f"{error}: nothing is written here yet"
+    except (Exception, SystemExit) as error:
+        return f"{check.__name__}: {said_by(error, text)}"
+    finally:
+        changed = torch.get_default_dtype() != torch.float32 or not torch.is_grad_enabled()
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+    if changed:
+        return (f"{check.__name__}: torch's global settings were changed (default dtype, or gradients switched "
+                "off): expected them as they were")
+    return None
+
+
+def said_by(error, text):
+    """An exception in one line, with the last line of sora.py that it went through."""
+    reason = str(error).strip().split("\n")[0]
+    name, lines = type(error).__name__, text.split("\n")
+    if isinstance(error, SyntaxError):
+        return f"{name}: {error.msg}, at `{(error.text or '').strip()}`"
+    steps = [step for step in traceback.extract_tb(error.__traceback__) if step.filename == "sora.py"]
+    if not steps:
+        return f"{name}: {reason}"
+    return f"{name}: {reason}, at `{lines[steps[-1].lineno - 1].strip()}`"
+
+
+def grade_part(student, staff, part, limit=LIMIT):
+    """The grade of one part of a student's text of sora.py, in a process of its own."""
+    most, expected, found = PARTS[part].points, len(find(staff)[part]), pieces(student, part)
+    if len(found) != expected:
+        return Grade(0, most, [f"expected {expected} places between `# >>> part {part}` and `# <<<`, found "
+                               f"{len(found)}: put the marks back, or `reveal` the part"])
+    reasons, printed = in_process(fill(staff, part, found), part, limit)
+    passed = reasons.count(None)
+    missed = list(dict.fromkeys(reason for reason in reasons if reason))        # each once, in order
+    if missed and printed:
+        missed.append(f"(your code printed {last_line(printed)})")
+    return Grade(most * passed / len(reasons), most, missed)
+
+
+def in_process(text, part, limit):
+    """`check_part` in another process: (reasons, what was printed)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        context = multiprocessing.get_context(start_method())
+        process = context.Process(target=work, args=(text, part, str(path)))
+        process.start()
+        process.join(limit)
+        late = process.is_alive()
+        if late:
+            process.kill()
+            process.join()
+        printed = read(path / "printed").strip()
+        if late:
+            return [f"stopped after {limit} seconds: is there a loop without end?"], printed
+        if not (path / "reasons.json").exists():
+            return [f"the process ended (code {process.exitcode}) before the checks did"], printed
+        return json.loads(read(path / "reasons.json")), printed
+
+
+def start_method():
+    """A server that has imported torch once and forks; Windows has none and starts anew for each part."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload(["data.course.grading"])
+    return "forkserver"
+
+
+def work(text, part, folder):
+    """In the other process: checks, and writes the reasons. What is printed goes to a file."""
+    path = Path(folder)
+    with (path / "printed").open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    reasons = check_part(text, part)
+    sys.stdout.flush()
+    (path / "half").write_text(json.dumps(reasons))
+    os.replace(path / "half", path / "reasons.json")
+
+
+def read(path):
+    """The text of a file that may not be there, and may hold anything."""
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def last_line(text):
+    """The last line of what was printed, cut short."""
+    return repr(text.strip().splitlines()[-1][:80])
