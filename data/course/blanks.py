@@ -70,8 +70,10 @@ def frame_of(text):
     return [line for line in lines if line is not None]
 
 
-def module_of(text, name="sora"):
-    """Runs the text of a module. Nothing is imported by this name; tracebacks call it `name`.py."""
+def module_of(text, name="sora", path=None):
+    """Runs the text of a module. Nothing is imported by this name; tracebacks call it `name`.py.
+    path: where the module thinks it lies."""
     module = ModuleType(name)
+    module.__file__ = str(path)
     exec(compile(text, f"{name}.py", "exec"), module.__dict__)
     return module

@@ -52,7 +52,7 @@ def check_schedule(s):
         "the betas are not capped at 0.999: at level N nothing is left of the data, and x0 cannot be had "
         "by dividing": torch.tensor(exact + [0.0])}
     expect(got[-3:], right[-3:], "alpha_bar of the last three levels", {
-        mistake: result[-3:] for mistake, result in mistakes.items()}, atol=1e-8)
+        mistake: result[-3:] for mistake, result in mistakes.items()}, atol=1e-12)
     expect(got, right, "alpha_bar", mistakes, atol=1e-6)
 
 

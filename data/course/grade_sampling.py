@@ -21,11 +21,10 @@ def check_guided(s):
     given, without = answer(x, t, caption), answer(x, t, 0 * caption)
     right = without + 2.5 * (given - without)
     mistakes = {
-        "`scale` is taken for the paper's w; it is 1 + w": without + 3.5 * (given - without),
+        "`scale` is taken for the paper's w; it is 1 + w, so the difference counts scale - 1 times on top":
+            without + 3.5 * (given - without),
         "the predictions with and without caption are swapped": given + 2.5 * (without - given),
-        "both predictions have the caption: word 0 is no word": given,
-        "the difference is added to the prediction with caption, scale instead of scale - 1":
-            given + 2.5 * (given - without)}
+        "both predictions have the caption: word 0 is no word": given}
     got = s.guided(answer, 2.5)(x, t, caption)
     if isinstance(got, torch.Tensor) and got.shape == x.shape:
         guided = [i for i in range(4) if torch.allclose(got[:, i], right[:, i], atol=1e-4)]

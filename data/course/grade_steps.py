@@ -60,8 +60,8 @@ def check_ancestral(s):
 def check_last_step(s):
     x0, _, x, t, _ = case()
     got = s.DDPM(N, "x0").ancestral(says(x0), x, t, torch.zeros_like(t), None)
-    require(near(got, x0), "ancestral, the last step (s = 0): expected the network's x0 itself, got noise on "
-            f"top, of standard deviation {(got - x0).std():.2g}. Is the variance 0 at s = 0?")
+    require(near(got, x0), "ancestral, the last step (s = 0): expected the network's x0 itself, got what is "
+            f"{(got - x0).std():.2g} away (standard deviation). Is the variance 0 at s = 0?")
 
 
 # --- 8. DDIM ------------------------------------------------------------------------------------------

@@ -1,0 +1,87 @@
+"""Copies of this repository for students: with blanks, with a part revealed, with a mistake to hunt."""
+import gzip
+import shutil
+from pathlib import Path
+
+from data.course.blanks import HERE, PACKED, ROOT, blank, fill, frame_of, original, pieces
+from data.course.parts import PARTS
+from sora import InputError
+
+TOP = ("sora.py", "train.py", "sample.py", "README.md", "LICENSE")
+STAFF = ("hunts.py", "measurements.py", "wrong.py", "wrong_*.py", "original.gz")
+SHEET = "## For the staff"                                          # from here on, README.md is not for students
+
+
+def new_folder(name):
+    """The path of a folder that is to be made. InputError if something is in it."""
+    folder = Path(name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: not an empty folder; expected a new name, so that nothing is overwritten")
+    return folder
+
+
+def copy_to(folder):
+    """Copies what students need: the scripts and the rooms, not the tests and not the staff's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOP:
+        shutil.copy(ROOT / name, folder / name)
+    ignored = shutil.ignore_patterns("__pycache__", ".cache", "tests", *STAFF)
+    shutil.copytree(ROOT / "data", folder / "data", ignore=ignored)
+    course = folder / "data" / "course"
+    sheet = (course / "README.md").read_text(encoding="utf-8")
+    (course / "README.md").write_text(sheet.partition(SHEET)[0].rstrip() + "\n", encoding="utf-8")
+    packed = gzip.compress(original().encode(), mtime=0)            # for `grade` and `reveal`
+    (course / PACKED.name).write_bytes(packed)
+    return folder
+
+
+def make(name):
+    """Writes a student's copy into a new folder: all parts of sora.py are blank."""
+    folder = copy_to(new_folder(name))
+    text = original()
+    for part in PARTS:
+        text = blank(text, part)
+    (folder / "sora.py").write_text(text, encoding="utf-8")
+
+
+def read_student(name):
+    """The text of a copy's sora.py, whatever bytes are in it."""
+    path = Path(name) / "sora.py"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a folder that `make` wrote")
+    return path.read_bytes().decode(errors="replace").replace("\r\n", "\n")
+
+
+def reveal(name, part):
+    """Puts the staff's solution of a part into a copy. What stood there is kept in a file beside it."""
+    if part not in PARTS:
+        raise InputError(f"part {part}: expected 1 to {len(PARTS)}")
+    text, path = read_student(name), Path(name) / "sora.py"
+    mine, theirs = pieces(text, part), pieces(original(), part)
+    if len(mine) != len(theirs):
+        raise InputError(f"{path}: expected {len(theirs)} places between `# >>> part {part}` and `# <<<`, found "
+                         f"{len(mine)}: put the marks back")
+    kept = path.with_name(f"part{part}.mine.txt")
+    kept.write_text("\n\n".join(mine) + "\n", encoding="utf-8")
+    path.write_text(fill(text, part, theirs), encoding="utf-8")
+    return kept
+
+
+def notes_on(name):
+    """What the staff should know about a copy: lines outside the places, and graders, that were changed."""
+    notes = []
+    before, now = frame_of(original()), frame_of(read_student(name))
+    for expected, got in zip(before, now):
+        if expected != got:
+            notes.append(f"sora.py differs outside the marked places, first where `{expected.strip()}` stood: now "
+                         f"`{got.strip()}`. Only what stands between marks is graded")
+            break
+    else:
+        if len(before) != len(now):
+            notes.append("sora.py has more or fewer lines outside the marked places: they are not graded")
+    course = Path(name) / "data" / "course"
+    for path in sorted(HERE.glob("*.py")):
+        theirs = course / path.name
+        if theirs.exists() and theirs.read_bytes() != path.read_bytes():
+            notes.append(f"data/course/{path.name} differs from the staff's, which was used")
+    return notes

@@ -1,0 +1,120 @@
+"""The measurements that tell the mistakes of hunts.py. Each takes load(file) -> module, and gives a number."""
+import tempfile
+from pathlib import Path
+
+import torch
+
+from data.evaluation.judge import real_clips
+from data.evaluation.metrics import psnr, squared_error
+from data.runtime.checkpoints import SHIPPED, config_of, load_checkpoint, save_checkpoint
+from data.runtime.config import ClipConfig
+
+LATENT = 2, 8, 4, 4, 4                                              # (B,C,F,h,w)
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def guidance_by_channel(load):
+    """The least change of a channel by guidance, over the greatest, where all should change alike."""
+    def model(x, t, caption):
+        return x + caption.float().mean()
+    x, t, caption = torch.zeros(1, *LATENT[1:]), torch.zeros(1, 4), torch.ones(1, 1).long()
+
+    def one_by_one(x, t, caption):
+        return torch.cat([model(*(part[i:i + 1] for part in (x, t, caption))) for i in range(len(x))])
+    effect = load("sora.py").guided(one_by_one, 4.0)(x, t, caption) - model(x, t, caption)
+    by_channel = effect.abs().mean((0, 2, 3, 4))
+    return (by_channel.min() / by_channel.max()).item()
+
+
+@torch.no_grad()
+def levels_apart(load):
+    """What the network is told of levels 0.3 and 0.4: their difference, relative to their size."""
+    sora = load("sora.py")
+    model, told = sora.DiT(sora.Config(dim=48, heads=2, depth=1), 10), []
+    model.embed_level.register_forward_pre_hook(lambda layer, inputs: told.append(inputs[0][0, 0]))
+    for level in (0.3, 0.4):
+        model(torch.zeros(1, *LATENT[1:]), torch.full((1, 4), level), torch.ones(1, 1).long())
+    return ((told[0] - told[1]).norm() / told[0].norm()).item()
+
+
+def noise_at_the_end(load):
+    """Standard deviation of what the last ancestral step leaves on the network's x0."""
+    x0, x = torch.randn(LATENT, generator=generator()), torch.zeros(LATENT)
+    t = torch.full((2, 4), 40)                                      # the last of 25 steps
+    process = load("sora.py").DDPM(1000, "x0")
+    return (process.ancestral(lambda *_: x0, x, t, 0 * t, None) - x0).std().item()
+
+
+def noise_declared(load):
+    """Noise in what the network sees first, with strength 0.5, over the noise that its level declares."""
+    sora, seen = load("sora.py"), []
+
+    def model(x, t, caption, positions):
+        seen.append(x)
+        return torch.zeros_like(x)
+    process, known = sora.DDPM(1000), torch.zeros(4, dtype=torch.bool)
+    sora.generate(model, process, torch.zeros(LATENT), known, torch.ones(2, 1).long(), steps=2, strength=0.5)
+    return (seen[0].std() / (1 - process.alpha_bar[500]).sqrt()).item()
+
+
+@torch.no_grad()
+def decibels(load):
+    """Decibels of the copies that the VAE that comes along makes of eight held-out clips."""
+    saved = load_checkpoint(SHIPPED)
+    config = config_of(saved, ClipConfig, SHIPPED)
+    vae = load("sora.py").VideoVAE(config)
+    vae.load_state_dict(saved["vae"])
+    video, _ = real_clips(config, "heldout", 8)
+    return psnr(squared_error(video, vae.decode(vae.encode(video)))).item()
+
+
+def level_0(load):
+    """The largest change of q_sample at level 0."""
+    x0, eps = torch.randn(2, *LATENT, generator=generator())
+    level = torch.zeros(2, 4, dtype=torch.long)
+    return (load("sora.py").DDPM(1000).q_sample(x0, level, eps) - x0).abs().max().item()
+
+
+def averaged_weights(load):
+    """The share of sampling's weights that are the averaged ones, of a checkpoint whose two sets differ."""
+    saved = load_checkpoint(SHIPPED)
+    saved["dit"] = {name: x + 1 for name, x in saved["ema"].items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "sora.pt")
+        save_checkpoint(path, **{name: x for name, x in saved.items() if name != "format"})
+        weights = load("data/runtime/checkpoints.py").load_models(path).dit.state_dict()
+    equal = [torch.equal(weights[name], x.float()) for name, x in saved["ema"].items()]
+    return sum(equal) / len(equal)
+
+
+def loss_of_unknown(load):
+    """The loss, over the mean error of the unknown frames."""
+    sora = load("sora.py")
+    x0, eps, output = torch.randn(3, *LATENT, generator=generator())
+    known = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    t = torch.where(known, 0, 700)
+    loss, error = sora.diffusion_loss(lambda *_: output, sora.DDPM(1000), x0, None, known, None, t, eps)
+    return (loss / error[~known].mean()).item()
+
+
+def shared_digits(load):
+    """How many held-out digits are, pixel by pixel, training digits."""
+    load_digits = load("data/clips/moving_mnist.py").load_digits
+    training = {image.tobytes() for image in load_digits("train")[0]}
+    return float(sum(image.tobytes() in training for image in load_digits("heldout")[0]))
+
+
+MEASUREMENTS = {                                                    # {name: (function, lowest, highest)}
+    "guidance: its least effect on a channel, by the greatest": (guidance_by_channel, 0.99, 1.01),
+    "levels: how far 0.3 and 0.4 are apart for the network": (levels_apart, 0.5, 2.0),
+    "ancestral: noise left after the last step": (noise_at_the_end, 0.0, 1e-3),
+    "strength: noise at the start, by the noise that is declared": (noise_declared, 0.9, 1.1),
+    "VAE: decibels of its copies of held-out clips": (decibels, 27.0, 99.0),
+    "level 0: how far q_sample moves the data": (level_0, 0.0, 1e-4),
+    "sampling: share of weights that are the averaged ones": (averaged_weights, 1.0, 1.0),
+    "the loss, by the mean error of unknown frames": (loss_of_unknown, 0.999, 1.001),
+    "held-out digits that are training digits": (shared_digits, 0.0, 0.0),
+}
