@@ -79,7 +79,9 @@ def grade_part(student, staff, part, limit=LIMIT):
     if len(found) != expected:
         return Grade(0, most, [f"expected {expected} places between `# >>> part {part}` and `# <<<`, found "
                                f"{len(found)}: put the marks back, or `reveal` the part"])
-    reasons, printed = in_process(fill(staff, part, found), part, limit)
+    text = fill(staff, part, found)
+    reasons, problem, printed = in_process(check_part, (text, part), limit)
+    reasons = reasons or [problem]
     passed = reasons.count(None)
     missed = list(dict.fromkeys(reason for reason in reasons if reason))        # each once, in order
     if missed and printed:
@@ -87,12 +89,12 @@ def grade_part(student, staff, part, limit=LIMIT):
     return Grade(most * passed / len(reasons), most, missed)
 
 
-def in_process(text, part, limit):
-    """`check_part` in another process: (reasons, what was printed)."""
+def in_process(function, args, limit):
+    """function(*args) in another process: (what it returns or None, what went wrong, what was printed)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         context = multiprocessing.get_context(start_method())
-        process = context.Process(target=work, args=(text, part, str(path)))
+        process = context.Process(target=work, args=(function, args, str(path)))
         process.start()
         process.join(limit)
         late = process.is_alive()
@@ -101,10 +103,10 @@ def in_process(text, part, limit):
             process.join()
         printed = read(path / "printed").strip()
         if late:
-            return [f"stopped after {limit} seconds: is there a loop without end?"], printed
-        if not (path / "reasons.json").exists():
-            return [f"the process ended (code {process.exitcode}) before the checks did"], printed
-        return json.loads(read(path / "reasons.json")), printed
+            return None, f"stopped after {limit:g} seconds: is there a loop without end?", printed
+        if not (path / "result.json").exists():
+            return None, f"the process ended (code {process.exitcode}) before the checks did", printed
+        return json.loads(read(path / "result.json")), "", printed
 
 
 def start_method():
@@ -115,17 +117,17 @@ def start_method():
     return "forkserver"
 
 
-def work(text, part, folder):
-    """In the other process: checks, and writes the reasons. What is printed goes to a file."""
+def work(function, args, folder):
+    """In the other process: calls, and writes the result. What is printed goes to a file."""
     path = Path(folder)
     with (path / "printed").open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    reasons = check_part(text, part)
+    result = function(*args)
     sys.stdout.flush()
-    (path / "half").write_text(json.dumps(reasons))
-    os.replace(path / "half", path / "reasons.json")
+    (path / "half").write_text(json.dumps(result))
+    os.replace(path / "half", path / "result.json")
 
 
 def read(path):

@@ -43,9 +43,9 @@ HUNTS = {
             "Only `sample.py --edit` is wrong: edits are washed out and lose strokes, the more the higher --strength."),
     5: Hunt("the latent's scale forgotten at decoding", "sora.py",
             "x = (latent * self.std + self.mean)", "x = (latent + self.mean)",
-            "VAE: decibels of its copies of held-out clips",
-            "The VAE's log is perfect, for there mean and deviation are still 0 and 1. The verdict's dB is far below "
-            "it, and samples have wrong contrast, although the transformer's loss is good."),
+            "VAE: decibels that copies lose by normalised latents",
+            "The VAE's log is perfect, for there mean and deviation are still 0 and 1. The verdict's dB is lower than "
+            "it promises, and samples have wrong contrast, although the transformer's loss is good."),
     6: Hunt("alpha_bar off by one", "sora.py",
             "torch.cat([torch.ones(1), (1 - betas).cumprod(0)])",
             "torch.cat([(1 - betas).cumprod(0), torch.zeros(1)])",

@@ -61,14 +61,17 @@ def noise_declared(load):
 
 
 @torch.no_grad()
-def decibels(load):
-    """Decibels of the copies that the VAE that comes along makes of eight held-out clips."""
+def decibels_lost(load):
+    """Decibels that copies lose if their latents are normalised and brought back, as for the transformer."""
     saved = load_checkpoint(SHIPPED)
     config = config_of(saved, ClipConfig, SHIPPED)
     vae = load("sora.py").VideoVAE(config)
     vae.load_state_dict(saved["vae"])
     video, _ = real_clips(config, "heldout", 8)
-    return psnr(squared_error(video, vae.decode(vae.encode(video)))).item()
+    normalised = psnr(squared_error(video, vae.decode(vae.encode(video))))
+    vae.mean.zero_()
+    vae.std.fill_(1)                                                # as in its training
+    return (psnr(squared_error(video, vae.decode(vae.encode(video)))) - normalised).item()
 
 
 def level_0(load):
@@ -112,7 +115,7 @@ MEASUREMENTS = {                                                    # {name: (fu
     "levels: how far 0.3 and 0.4 are apart for the network": (levels_apart, 0.5, 2.0),
     "ancestral: noise left after the last step": (noise_at_the_end, 0.0, 1e-3),
     "strength: noise at the start, by the noise that is declared": (noise_declared, 0.9, 1.1),
-    "VAE: decibels of its copies of held-out clips": (decibels, 27.0, 99.0),
+    "VAE: decibels that copies lose by normalised latents": (decibels_lost, -0.01, 0.01),
     "level 0: how far q_sample moves the data": (level_0, 0.0, 1e-4),
     "sampling: share of weights that are the averaged ones": (averaged_weights, 1.0, 1.0),
     "the loss, by the mean error of unknown frames": (loss_of_unknown, 0.999, 1.001),
