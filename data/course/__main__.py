@@ -4,7 +4,7 @@
     python3 -m data.course part 3                  what part 3 asks for
     python3 -m data.course grade DIR               points a part, with a reason for each that is missing
     python3 -m data.course grade DIR --part 3 4    only these
-    python3 -m data.course reveal DIR 3            puts the solution of part 3 into a copy
+    python3 -m data.course reveal DIR 3            puts the solution of part 3 (or all) into a copy
     python3 -m data.course hunt DIR 2              a copy, in a new folder, with mistake 2 in it (staff)
     python3 -m data.course expose DIR              measures a copy in which a mistake may be (staff)
     python3 -m data.course ladder --seeds 0 1 2    trains and measures the eight experiments
@@ -48,8 +48,11 @@ def make(args):
 
 def reveal(args):
     """Puts a solution in."""
-    kept = copies.reveal(args.dir, args.number)
-    print(f"part {args.number} is in {args.dir}/sora.py; what stood there is in {kept}")
+    if args.part != "all" and not args.part.isdigit():
+        raise InputError(f"part {args.part}: expected 1 to {len(PARTS)}, or all")
+    for number in PARTS if args.part == "all" else [int(args.part)]:
+        kept = copies.reveal(args.dir, number)
+        print(f"part {number} is in {args.dir}/sora.py; what stood there is in {kept}")
 
 
 def grade(args):
@@ -86,7 +89,8 @@ def staff_hunts():
     try:
         from data.course import hunts
     except ImportError:
-        raise InputError("the mistakes to hunt are not in a student's copy: run this where `make` was run") from None
+        raise InputError("mistakes to hunt are not in a student's copy: run this where `make` was "
+                         "run") from None
     return hunts
 
 
@@ -116,7 +120,7 @@ def parse(argv=None):
         return command
     add(make, "dir")
     add(say_part, "part")
-    add(reveal, "dir", "number")
+    add(reveal, "dir", "part")
     add(hunt, "dir", "number")
     add(expose, "dir")
     grades = add(grade, "dir")

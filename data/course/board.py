@@ -43,8 +43,10 @@ def board(args):
     baseline = read_baseline(args.baseline)
     for seed in args.seeds:
         numbers.append(one_seed(folder, seed, args))
-        print(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in numbers[-1].items()), flush=True)
-    print("\n| entry | changed | machine | minutes | legibility | Frechet distance |\n|---|---|---|---|---|---|")
+        print(f"seed {seed}: " + ", ".join(f"{name} "
+                                           f"{value:.3f}" for name, value in numbers[-1].items()), flush=True)
+    print("\n| entry | changed | machine | minutes | legibility | Frechet distance "
+          "|\n|---|---|---|---|---|---|")
     print(row(args.name or folder.name, file, numbers))
     if args.json:
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +62,8 @@ def read_baseline(path):
     try:
         return json.loads(Path(path).read_text())["frechet"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"--baseline {path}: not a file that --json wrote ({type(error).__name__})") from None
+        raise InputError(f"--baseline {path}: not a file that --json wrote "
+                         f"({type(error).__name__})") from None
 
 
 def files_of(folder):
@@ -81,7 +84,8 @@ def counts(name):
 def changed_file(folder):
     """The one file in which an entry differs from this repository; "" for the baseline."""
     if PACKED.exists():
-        raise InputError("board: this is a student's copy, whose sora.py has blanks: run it in the repository itself")
+        raise InputError("board: this is a student's copy, whose sora.py has blanks: run it in the "
+                         "repository itself")
     if not (folder / "train.py").is_file():
         raise InputError(f"{folder}: no train.py; expected a copy of this repository with one file changed")
     theirs, ours = files_of(folder), files_of(ROOT)
@@ -117,9 +121,9 @@ def run(folder, minutes, *command):
     """Runs a script of an entry on two cores. InputError if it fails or takes longer."""
     environment = dict(os.environ, OMP_NUM_THREADS="2", PYTHONPATH=str(folder))
     names = [str(part) for part in command]
-    cores = two_cores()
+    cores, limit = two_cores(), 60 * minutes
     try:
-        subprocess.run([sys.executable, *names], cwd=folder, env=environment, check=True, timeout=60 * minutes)
+        subprocess.run([sys.executable, *names], cwd=folder, env=environment, check=True, timeout=limit)
     except subprocess.TimeoutExpired:
         raise InputError(f"{names[0]}: not done after {minutes:g} minutes, the limit") from None
     except subprocess.CalledProcessError as error:

@@ -1,4 +1,4 @@
-"""Run in an entry's folder by board.py: makes its clips with its own code. Arguments: checkpoint, clips a digit, file.
+"""Run by board.py in an entry's folder: makes clips with its code. Arguments: checkpoint, clips a digit, file.
 
 Writes a file with clips (B,channels,T,H,W) as uint8 and their captions.
 """

@@ -9,14 +9,14 @@ from sora import InputError
 
 TOP = ("sora.py", "train.py", "sample.py", "README.md", "LICENSE")
 STAFF = ("hunts.py", "measurements.py", "wrong.py", "wrong_*.py", "original.gz")
-SHEET = "## For the staff"                                          # from here on, README.md is not for students
+SHEET = "## For the staff"                                          # students get README.md up to here
 
 
 def new_folder(name):
     """The path of a folder that is to be made. InputError if something is in it."""
     folder = Path(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: not an empty folder; expected a new name, so that nothing is overwritten")
+        raise InputError(f"{folder}: not an empty folder; expected a new name: nothing is overwritten")
     return folder
 
 
@@ -59,8 +59,8 @@ def reveal(name, part):
     text, path = read_student(name), Path(name) / "sora.py"
     mine, theirs = pieces(text, part), pieces(original(), part)
     if len(mine) != len(theirs):
-        raise InputError(f"{path}: expected {len(theirs)} places between `# >>> part {part}` and `# <<<`, found "
-                         f"{len(mine)}: put the marks back")
+        raise InputError(f"{path}: expected {len(theirs)} places between `# >>> part {part}` and `# <<<`, "
+                         f"found {len(mine)}: put the marks back")
     kept = path.with_name(f"part{part}.mine.txt")
     kept.write_text("\n\n".join(mine) + "\n", encoding="utf-8")
     path.write_text(fill(text, part, theirs), encoding="utf-8")
@@ -73,8 +73,8 @@ def notes_on(name):
     before, now = frame_of(original()), frame_of(read_student(name))
     for expected, got in zip(before, now):
         if expected != got:
-            notes.append(f"sora.py differs outside the marked places, first where `{expected.strip()}` stood: now "
-                         f"`{got.strip()}`. Only what stands between marks is graded")
+            notes.append("sora.py differs outside the marked places, first where this stood: "
+                         f"`{expected.strip()}`, now `{got.strip()}`. Only what is between marks is graded")
             break
     else:
         if len(before) != len(now):

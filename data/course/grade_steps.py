@@ -150,7 +150,8 @@ def check_heun_at_the_end(s):
         return torch.where(each(t == 0), 100.0, each(t) + 0 * x)
     first, gap = each(t), each(low - t)
     second = torch.where(each(low == 0), first, each(low))
-    expect(s.SiT().heun(model, x, t, low, None), x + gap * (first + second) / 2, "SiT.heun in frames that come "
+    expect(s.SiT().heun(model, x, t, low, None), x + gap * (first + second) / 2, "SiT.heun in frames that "
+                                                            "come "
            "to level 0, where the network was never trained", {
                "the network's answer at level 0 is used; expected Euler's step there":
                    x + gap * (first + torch.where(each(low == 0), 100.0, each(low))) / 2})

@@ -13,7 +13,8 @@ def check_levels(s):
     config = s.Config(caption_drop=0.0, caption_drop_known=0.0)
     t, _, _ = s.draw_noise(s.DDPM(1000), config, (60, 2, 3, 2, 2), known, torch.ones(60, 1).long())
     require(isinstance(t, torch.Tensor) and t.shape == (60, 3), "draw_noise: expected levels t (B,F)")
-    require(bool((t[~known] > 0).all()), "draw_noise: expected levels above 0 in unknown frames, got 0. Is the "
+    require(bool((t[~known] > 0).all()), "draw_noise: expected levels above 0 in unknown frames, got 0. "
+                                     "Is the "
             "mask the wrong way round?")
     require(bool((t[known] == 0).all()), f"draw_noise: expected level 0 in known frames, got up to "
             f"{t[known].max()}. Known frames are clean, and the network is told so")
@@ -83,7 +84,8 @@ def check_known_come_back(s):
     latent, known, _, _, result = generated(s, sampler="ancestral")     # makes nan of level 0
     require(isinstance(result, torch.Tensor) and result.shape == latent.shape,
             "generate: expected a latent (B,C,F,h,w)")
-    require(torch.equal(result[:, :, known], latent[:, :, known]), "generate: expected the known frames bit for "
+    require(torch.equal(result[:, :, known], latent[:, :, known]), "generate: expected the known frames "
+                        "bit for "
             "bit, got others. Put them in a last time after the last step")
     far = result[:, :, ~known].isnan().any()
     require(not far, "generate: expected numbers in the unknown frames, got nan")
@@ -94,9 +96,11 @@ def check_known_are_shown(s):
     for x, t in seen:
         require(bool((t[:, known] == 0).all()), "generate: expected the network to be told level 0 in known "
                 f"frames, got up to {t[:, known].max():.3g}: multiply the levels by the mask")
-        require(torch.equal(x[:, :, known], latent[:, :, known]), "generate: expected the network to see known "
+        require(torch.equal(x[:, :, known], latent[:, :, known]), "generate: expected the network to see "
+                            "known "
                 "frames as they are, got others. Put them in before each step")
-    require(torch.equal(seen[0][0][:, :, ~known], start[:, :, ~known]), "generate: expected to begin with noise "
+    require(torch.equal(seen[0][0][:, :, ~known], start[:, :, ~known]), "generate: expected to begin with "
+                        "noise "
             "alone in the unknown frames")
     told = torch.stack([t[0, 1] for _, t in seen])
     expect(told, torch.tensor([1.0, 0.75, 0.5, 0.25]), "generate: the levels of unknown frames, step by step")
@@ -108,7 +112,8 @@ def check_strength(s):
     mixed = bar.sqrt() * latent + (1 - bar).sqrt() * start
     mistakes = {"`latent` is not noised: the level is told, but there is no noise": latent[:, :, ~known],
                 "the unknown frames of `latent` are ignored": start[:, :, ~known]}
-    expect(seen[0][0][:, :, ~known], mixed[:, :, ~known], "generate with strength 0.5: where it begins", mistakes)
+    expect(seen[0][0][:, :, ~known], mixed[:, :, ~known], "generate with strength 0.5: where it "
+           "begins", mistakes)
 
 
 # --- 13. Newton-Schulz --------------------------------------------------------------------------------
@@ -137,7 +142,8 @@ def check_newton_schulz(s):
 def check_not_scaled(s):
     got = s.newton_schulz(1e3 * noise(2, 4, 6))
     largest = got.abs().max().item()
-    require(largest < 2, f"newton_schulz of matrices of size 1e3: expected singular values of about 1, got entries "
+    require(largest < 2, f"newton_schulz of matrices of size 1e3: expected singular values of about 1, "
+            f"got entries "
             f"up to {largest:.3g}. Divide each matrix by its norm first")
 
 
@@ -146,7 +152,8 @@ def check_tall(s):
     unit = x / x.norm(dim=(1, 2), keepdim=True)
     got = s.newton_schulz(x)
     if got is not None and got.shape == (2, 3, 7):
-        raise Missed("newton_schulz of tall matrices: expected (2,7,3), got (2,3,7): turned, but not turned back")
+        raise Missed("newton_schulz of tall matrices: expected (2,7,3), got (2,3,7): turned, but not "
+                     "turned back")
     expect(got, iterated(unit), "newton_schulz, tall matrices", atol=1e-3)
 
 
@@ -156,7 +163,8 @@ def check_steps(s):
     mistakes = {"`steps` is ignored": iterated(unit, 5),
                 "there is one step too few": unit,
                 "b and c are swapped": iterated(unit, 1, b=2.0315, c=-4.7750),
-                "the fifth power is missing: c belongs to square @ square": iterated(unit, 1, b=-2.7435, c=0.0)}
+                "the fifth power is missing: c belongs to square @ "
+                "square": iterated(unit, 1, b=-2.7435, c=0.0)}
     expect(s.newton_schulz(x, steps=1), iterated(unit, 1), "newton_schulz with steps=1", mistakes, atol=1e-3)
 
 

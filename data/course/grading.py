@@ -32,7 +32,7 @@ class Grade(NamedTuple):
 
 
 def check_part(text, part):
-    """What a complete text of sora.py gets for a part, here and now: a reason for each check, None if passed."""
+    """A complete text of sora.py against a part's checks, here and now: a reason for each, None if passed."""
     try:
         module = module_of(text)
     except Exception as error:
@@ -56,7 +56,8 @@ def reason_of(check, module, text):
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
     if changed:
-        return (f"{check.__name__}: torch's global settings were changed (default dtype, or gradients switched "
+        return (f"{check.__name__}: torch's global settings were changed (default dtype, or gradients "
+                f"switched "
                 "off): expected them as they were")
     return None
 

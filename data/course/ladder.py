@@ -22,7 +22,7 @@ from sora import TIME, DiT, InputError
 
 
 class Experiment(NamedTuple):
-    """flags of train.py; sampling: options of `generate`; what to look at: text or frames 97 to 112 of a long clip."""
+    """flags: of train.py; sampling: options of `generate`; metric: what to look at."""
     flags: list
     sampling: dict
     metric: str = "legibility"
@@ -78,7 +78,8 @@ def ladder(args):
     if args.steps < 1 or args.n < 4:
         raise InputError(f"--steps {args.steps} --n {args.n}: expected 1 step or more, 4 samples or more")
     numbers = ["--seeds", *map(str, args.seeds), "--steps", str(args.steps), "--n", str(args.n)]
-    study = Study("ladder", __doc__, [*numbers, "--out", args.out, "--ckpt", str(SHIPPED), *args.flags.split()], 600)
+    flags = [*numbers, "--out", args.out, "--ckpt", str(SHIPPED), *args.flags.split()]
+    study = Study("ladder", __doc__, flags, steps=600)
     chosen = [name for name in EXPERIMENTS if not args.only or name in (RECIPE, *args.only)]
     minutes = {name: [] for name in chosen}
     for seed in args.seeds:

@@ -1,4 +1,4 @@
-"""The measurements that tell the mistakes of hunts.py. Each takes load(file) -> module, and gives a number."""
+"""The measurements that tell the mistakes of hunts.py: each takes load(file) -> module, gives a number."""
 import tempfile
 from pathlib import Path
 

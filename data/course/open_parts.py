@@ -1,4 +1,4 @@
-"""The open parts' grades: files in the folder `open` of a copy, in a process of its own, beside the complete sora.py."""
+"""Grades of the open parts: of files in a copy's folder `open`, beside the complete sora.py."""
 import sys
 from pathlib import Path
 

@@ -1,7 +1,8 @@
 """Wrong answers of parts 5 to 9: (old, new, what the grader has to say)."""
 
 DIFFUSION = {
-    5: [("torch.cat([torch.ones(1), (1 - betas).cumprod(0)])", "(1 - betas).cumprod(0)", "entry 0 is missing"),
+    5: [("torch.cat([torch.ones(1), (1 - betas).cumprod(0)])", "(1 - betas).cumprod(0)", "entry 0 is "
+            "missing"),
         ("torch.cat([torch.ones(1), (1 - betas).cumprod(0)])",
          "torch.cat([(1 - betas).cumprod(0), torch.zeros(1)])", "off by one"),
         (" * math.pi / 2) ** 2", " * math.pi / 2)", "cosine is not squared"),
@@ -22,7 +23,8 @@ DIFFUSION = {
         ("t / self.N", "t", "expected t / N"),
         (".clamp(-5, 5)", "", "clamp x0"),
         ('"eps": eps, "x0": x0}', '"eps": x0, "x0": eps}', "target, prediction eps")],
-    7: [("return mean, (1 - alpha) * share", "return mean, 1 - alpha", "factor (1 - alpha_bar_s) / (1 - alpha_bar_t) is missing"),
+    7: [("return mean, (1 - alpha) * share", "return mean, 1 - alpha", "factor (1 - alpha_bar_s) / (1 - "
+                        "alpha_bar_t) is missing"),
         ("bar_s.sqrt() * (1 - alpha)", "bar_t.sqrt() * (1 - alpha)", "that of the lower level"),
         ("alpha = bar_t / bar_s ", "alpha = bar_t / per_frame(self.alpha_bar[t - 1]) ",
          "alpha is that of a single step"),

@@ -1,4 +1,4 @@
-"""The course: blanks cut from sora.py, graders that let the original pass and catch each wrong answer, copies."""
+"""The course: blanks cut from sora.py, graders that the original passes and wrong answers do not, copies."""
 import re
 import subprocess
 import sys
@@ -57,12 +57,10 @@ def test_blanks_are_cut_and_filled_without_a_trace():
 def test_sections_are_where_the_readme_says():
     """The table of README.md, line by line of sora.py."""
     lines = TEXT.splitlines()
-    banners = [i for i, line in enumerate(lines, 1) if re.match(r"# \d\. ", line)]
-    rows = re.findall(r"^\| (\d) [^|]*\| (\d+)-(\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-    begins = [i - 1 for i in banners]                               # a rule stands above each title
-    ends = [i - 2 for i in begins[1:]] + [len(lines)]
-    ends = [end if lines[end - 1] else end - 1 for end in ends]
-    expected = [(str(n), str(begin + 1), str(end)) for n, (begin, end) in enumerate(zip(begins, ends), 1)]
+    begins = [i for i, line in enumerate(lines, 1) if re.match(r"# \d\. ", line)]
+    ends = [begin - 2 for begin in begins[1:]] + [len(lines)]       # a rule stands above each title
+    rows = re.findall(r"^\| \d [^|]*\| (\d+)-(\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    expected = [(str(begin), str(end)) for begin, end in zip(begins, ends)]
     assert rows == expected, f"README.md, lines of the sections: expected {expected}, got {rows}"
 
 
@@ -119,7 +117,7 @@ def test_graders_know_more_than_one_right_answer():
                   "    return torch.stack(out)"}
     for part, new in others.items():
         reasons = grading.check_part(fill(TEXT, part, [new]), part)
-        assert not any(reasons), f"part {part}, written otherwise but right: expected all points, got {reasons}"
+        assert not any(reasons), f"part {part}, written otherwise but right: got {reasons}"
 
 
 # --- copies -------------------------------------------------------------------------------------------
@@ -165,13 +163,13 @@ def test_untouched_filled_in_and_everything_between(copy, tmp_path):
     for part in fine:
         points = f"{PARTS[part].points:.1f} of {PARTS[part].points}"
         line = re.search(rf"^part +{part} .*", said, re.MULTILINE)[0]
-        assert line.endswith(points), f"part {part} is right, the others are not: expected {points}, got {line}"
+        assert line.endswith(points), f"part {part} is right: expected {points}, got {line}"
 
 
 def graded(folder, *flags):
     """What `python3 -m data.course grade` prints, run from here on a copy elsewhere."""
     command = [sys.executable, "-m", "data.course", "grade", str(folder), *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"grade: expected exit code 0, got {done.returncode}: {done.stderr}"
     return done.stdout
 
@@ -182,8 +180,8 @@ def test_a_copy_grades_and_reveals_itself(tmp_path):
     copies.make(folder)
     answers(folder, {2: "    return ("})
     for command in (["reveal", ".", "8"], ["grade", ".", "--part", "2", "8"]):
-        done = subprocess.run([sys.executable, "-m", "data.course", *command], cwd=folder, capture_output=True,
-                              text=True, timeout=60)
+        done = subprocess.run([sys.executable, "-m", "data.course", *command], cwd=folder, text=True,
+                              capture_output=True, timeout=300)
         assert done.returncode == 0, f"{command} in a copy: {done.stderr}"
     assert "4.0 of 10" in done.stdout, f"expected all points of part 8 only, got {done.stdout}"
     assert pieces(copies.read_student(folder), 8) == pieces(TEXT, 8)

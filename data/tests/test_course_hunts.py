@@ -1,0 +1,173 @@
+"""The course's mistakes to hunt, each exposed by its measurement; the open parts, the ladder and the board."""
+import json
+import shutil
+
+import pytest
+import torch
+
+import train
+from data.course import board, copies, hunts, ladder, open_grades, open_parts
+from data.course.__main__ import main
+from data.course.hunts import HUNTS
+from data.course.measurements import MEASUREMENTS
+from data.runtime import checkpoints
+from data.tests.conftest import ROOT, call, complaint
+
+
+# --- hunts --------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("number", HUNTS)
+def test_each_mistake_is_exposed_by_its_measurement(number):
+    hunt = HUNTS[number]
+    value, expected, fine = hunts.measure(hunt.measure, hunts.loader(ROOT))
+    assert fine, f"{hunt.measure}, without a mistake: expected {expected}, got {value}"
+    text = hunts.changed((ROOT / hunt.file).read_text(), hunt)
+    value, expected, fine = hunts.measure(hunt.measure, hunts.loader(ROOT, {hunt.file: text}))
+    assert not fine, f"{hunt.title}: expected {hunt.measure!r} outside of {expected}, got {value}"
+
+
+def test_hunts_and_measurements_belong_together():
+    assert len(HUNTS) >= 8
+    assert {hunt.measure for hunt in HUNTS.values()} == MEASUREMENTS.keys()
+    for hunt in HUNTS.values():
+        with pytest.raises(ValueError, match="stands 0 times"):
+            hunts.changed("another text", hunt)
+
+
+def test_a_hunt_is_a_copy_with_one_mistake(tmp_path, capsys):
+    """Nothing in it says which, and `expose` does."""
+    folder = tmp_path / "hunt"
+    call(main, "hunt", folder, 3)
+    differs = [name for name in copies.TOP if (folder / name).read_bytes() != (ROOT / name).read_bytes()]
+    assert differs == ["sora.py"], f"expected one file with a mistake, got {differs}"
+    names = {path.name for path in (folder / "data/course").iterdir()}
+    assert not names & {"hunts.py", "measurements.py", "original.gz"}, f"the copy gives it away: {names}"
+    capsys.readouterr()
+    call(main, "expose", folder)
+    off = [line for line in capsys.readouterr().out.splitlines() if line.startswith("OFF")]
+    assert len(off) == 1 and HUNTS[3].measure in off[0], f"expected {HUNTS[3].measure!r} to be off, got {off}"
+
+
+# --- open parts ---------------------------------------------------------------------------------------
+
+FORCING = """
+import torch
+
+def draw_levels(process, known, generator):
+    return torch.where(known, 0, process.draw_levels(known.shape, generator))
+
+def staircase(process, steps, F):
+    rows = torch.arange(steps + F)[:, None] - torch.arange(F)
+    return ((1 - rows.clamp(0, steps) / steps) * process.N).round().long()
+"""
+
+
+@pytest.fixture
+def handed_in(tmp_path):
+    (tmp_path / "open").mkdir()
+    return tmp_path / "open"
+
+
+def test_points_are_in_proportion():
+    assert [open_grades.in_proportion(6, share, none=1.0, full=0.6) for share in (1.2, 0.8, 0.5)] == [
+        0, pytest.approx(3), 6]
+
+
+def test_cache_without_a_cache_gets_part_of_the_points(handed_in):
+    """`generate` itself is refused, for known frames see the unknown; a masked one without a cache gets four."""
+    (handed_in / "cache.py").write_text("from sora import generate")
+    points, reasons = open_grades.graded(handed_in, "cache")
+    assert points == 0 and "known frames see the unknown ones" in reasons[0], reasons
+    (handed_in / "cache.py").write_text(
+        "import torch\nimport torch.nn.functional as nnf\nfrom unittest.mock import patch\nimport sora\n"
+        "def generate(model, process, latent, known, caption, **more):\n"
+        "    real, seen = nnf.scaled_dot_product_attention, known.repeat_interleave(4)\n"
+        "    mask = ~seen[:, None] | seen\n"
+        "    def masked(q, k, v):\n"
+        "        return real(q, k, v, attn_mask=mask)\n"
+        "    with patch.object(nnf, 'scaled_dot_product_attention', masked):\n"
+        "        return sora.generate(model, process, latent, known, caption, **more)\n")
+    points, reasons = open_grades.graded(handed_in, "cache")
+    assert points == pytest.approx(4) and "100 % of the multiplications" in reasons[0], (points, reasons)
+
+
+def test_forcing_is_checked_and_measured(handed_in):
+    (handed_in / "forcing.py").write_text(FORCING)
+    points, reasons = open_grades.graded(handed_in, "forcing")
+    assert points == 4 and "no checkpoint" in reasons[0], (points, reasons)
+    shutil.copy(checkpoints.SHIPPED, handed_in / "forcing.pt")
+    points, reasons = open_grades.graded(handed_in, "forcing")
+    assert points == 4 and "held-out loss" in reasons[0], "the weights that come along: expected nothing for the loss"
+    one = FORCING.replace("known.shape, generator", "(len(known), 1), generator")
+    (handed_in / "forcing.py").write_text(one.replace("arange(F)\n", "zeros(F)\n"))
+    points, reasons = open_grades.graded(handed_in, "forcing")
+    assert points == 0 and "independent" in reasons[0] and "ahead" in reasons[1], (points, reasons)
+
+
+def test_recipe_counts_in_deviations_of_the_baseline(handed_in):
+    table = {"frechet": [21.0, 22.0, 23.0], "baseline": [22.0, 23.0, 24.0]}
+    (handed_in / "recipe.json").write_text(json.dumps(table))
+    points, reasons = open_grades.graded(handed_in, "recipe")
+    assert points == pytest.approx(5) and "1.00 standard deviations" in reasons[0]
+
+
+def test_open_parts_run_in_a_process_of_their_own(handed_in, tmp_path):
+    assert open_parts.grade(tmp_path, "cache") is None
+    (handed_in / "forcing.py").write_text("while True: pass")
+    grade = open_parts.grade(tmp_path, "forcing", limit=4)
+    assert grade.points == 0 and "stopped after 4 seconds" in grade.reasons[0], grade
+
+
+# --- the ladder and the board -------------------------------------------------------------------------
+
+def test_ladder_knows_the_flags_and_walls():
+    """Every experiment's flags are flags of train.py, and without walls tokens at walls are like others."""
+    for name, experiment in ladder.EXPERIMENTS.items():
+        train.parse([str(flag) for flag in experiment.flags])
+        assert ladder.trained_as(name) in (name, ladder.RECIPE)
+    config = train.TrainConfig(dim=48, depth=1, heads=2, latent_channels=4)
+    model = ladder.NoWalls(config, 10)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    told = []
+    model.embed_walls.register_forward_pre_hook(lambda layer, inputs: told.append(inputs[0]))
+    model(torch.randn(1, 4, 2, 4, 4), torch.rand(1, 2), torch.ones(1, 1).long())
+    assert (told[0] == told[0][0]).all(), "no walls: expected all tokens to be told the same distances"
+
+
+def test_board_takes_entries_with_one_changed_file(tmp_path, capsys):
+    folder = tmp_path / "entry"
+    copies.copy_to(folder)
+    assert board.changed_file(folder) == "", "an unchanged copy is the baseline"
+    (folder / "train.py").write_text((ROOT / "train.py").read_text() + "\n")
+    assert board.changed_file(folder) == "train.py"
+    (folder / "sora.py").write_text((ROOT / "sora.py").read_text() + "\n")
+    said = complaint(capsys, main, "board", folder)
+    assert "2 files differ (sora.py, train.py)" in said, said
+    assert "no train.py" in complaint(capsys, main, "board", tmp_path)
+    (tmp_path / "old.json").write_text("{}")
+    assert "not a file" in complaint(capsys, main, "board", ROOT, "--baseline", tmp_path / "old.json")
+
+
+def test_board_measures_what_an_entry_made(tmp_path, monkeypatch, capsys, few_references):
+    """Training and sampling are stand-ins here: the entry's clips are held-out ones."""
+    def run(folder, minutes, *command):
+        if command[0] == "train.py":
+            return
+        video, caption = open_grades.real_clips(board.ClipConfig(), "heldout", 40)
+        torch.save({"clips": ((video + 1) * 127.5).round().to(torch.uint8), "caption": caption}, command[3])
+    monkeypatch.setattr(board, "run", run)
+    call(main, "board", ROOT, "--name", "real clips", "--seeds", 0, 1, "--json", tmp_path / "new" / "row.json")
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.startswith("| real clips | nothing | 2 cores"), row
+    table = json.loads((tmp_path / "new" / "row.json").read_text())
+    assert table["seeds"][0]["legibility"] > 0.9 and table["frechet"][0] == table["frechet"][1], table
+
+
+def test_board_says_what_went_wrong(tmp_path, capsys):
+    (tmp_path / "slow.py").write_text("while True: pass")
+    (tmp_path / "bad.py").write_text("raise SystemExit(4)")
+    with pytest.raises(board.InputError, match="not done after"):
+        board.run(tmp_path, 0.02, "slow.py")
+    with pytest.raises(board.InputError, match="ended with code 4"):
+        board.run(tmp_path, 1, "bad.py")
