@@ -6,6 +6,9 @@ from data.course.checks import expect, noise
 
 # --- 1. patches ---------------------------------------------------------------------------------------
 
+INSIDE = {"C y x": (0, 1, 2, 3), "y x C": (0, 2, 3, 1), "C x y": (0, 1, 3, 2)}
+
+
 def tokens_of(latent, p, order="frame row column", inside="C y x"):
     """Tokens one at a time. order: which axis of the grid runs slowest, first; inside: of a token."""
     B, C, F, h, w = latent.shape
@@ -18,15 +21,15 @@ def tokens_of(latent, p, order="frame row column", inside="C y x"):
                 at = {slow: i, middle: j, fast: k}
                 y, x = at["row"] * p, at["column"] * p
                 patch = latent[:, :, at["frame"], y:y + p, x:x + p]             # (B,C,p,p)
-                axes = {"C y x": (0, 1, 2, 3), "y x C": (0, 2, 3, 1), "C x y": (0, 1, 3, 2)}[inside]
-                tokens.append(patch.permute(axes).flatten(1))
+                tokens.append(patch.permute(INSIDE[inside]).flatten(1))
     return torch.stack(tokens, dim=1)
 
 
 def strided(latent, p):
     """Tokens of pixels that lie far apart: what view(B,C,F,p,rows,p,columns) makes."""
     B, C, F, h, w = latent.shape
-    x = latent.view(B, C, F, p, h // p, p, w // p).permute(0, 2, 4, 6, 1, 3, 5)
+    x = latent.view(B, C, F, p, h // p, p, w // p)
+    x = x.permute(0, 2, 4, 6, 1, 3, 5)
     return x.reshape(B, -1, C * p * p)
 
 
@@ -51,17 +54,19 @@ def check_patchify_of_one_pixel(s):
 def check_unpatchify(s):
     latent = noise(2, 3, 2, 4, 6)
     tokens = tokens_of(latent, 2)
-    turned = latent.unflatten(3, (2, 2)).unflatten(5, (3, 2)).transpose(4, 6).reshape(latent.shape)
-    far = latent.unflatten(3, (2, 2)).unflatten(5, (3, 2)).transpose(3, 4).transpose(5, 6)
-    mistakes = {"rows and columns are swapped within each patch": turned,
+    patches = latent.unflatten(3, (2, 2)).unflatten(5, (3, 2))      # (B,C,F,rows,p,columns,p)
+    turned = patches.transpose(4, 6)
+    spread = patches.transpose(3, 4).transpose(5, 6)
+    mistakes = {"rows and columns are swapped within each patch": turned.reshape(latent.shape),
                 "each patch is spread over the picture: the axes p belong behind rows and columns":
-                    far.reshape(latent.shape)}
+                    spread.reshape(latent.shape)}
     got = s.unpatchify(tokens, 2, 2, 4, 6)
     expect(got, latent, "unpatchify of the tokens of a latent", mistakes)
 
 
 def check_inverse(s):
-    for p, F, h, w in ((1, 1, 1, 1), (2, 3, 2, 8), (3, 2, 9, 3)):
+    for p, F, rows, columns in ((1, 1, 1, 1), (2, 3, 1, 4), (3, 2, 3, 1)):
+        h, w = p * rows, p * columns
         latent = noise(1, 2, F, h, w)
         back = s.unpatchify(s.patchify(latent, p), p, F, h, w)
         expect(back, latent, f"unpatchify(patchify(latent, {p})), F h w {F} {h} {w}")
@@ -86,10 +91,11 @@ def check_angles(s):
                 "frequencies grow: theta_i is base^(-i/n), with a minus": angles_of(positions, 8, sign=1),
                 "all three axes rotate with the frame number": angles_of(positions, 8, axes=(0, 0, 0)),
                 "x comes before y: the order is f, y, x": angles_of(positions, 8, axes=(0, 2, 1))}
-    got = s.rope_angles(positions, 16)
-    for name, f, part in (("cosines", torch.cos, got[0]), ("sines", torch.sin, got[1])):
-        results = {mistake: f(angle) for mistake, angle in mistakes.items()}
-        expect(part, f(right), f"rope_angles, {name}", results)
+    cos, sin = s.rope_angles(positions, 16)
+    expect(cos, right.cos(), "rope_angles, cosines",
+           {mistake: angle.cos() for mistake, angle in mistakes.items()})
+    expect(sin, right.sin(), "rope_angles, sines",
+           {mistake: angle.sin() for mistake, angle in mistakes.items()})
 
 
 def check_rotate(s):
@@ -98,14 +104,16 @@ def check_rotate(s):
     a, b = x[..., :8], x[..., 8:]
     turned = torch.complex(a, b) * torch.complex(cos, sin)
     even, odd = x[..., ::2], x[..., 1::2]
-    neighbours = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(3)
+    pairs = [even * cos - odd * sin, even * sin + odd * cos]
+    neighbours = torch.stack(pairs, dim=-1).flatten(3)
     mistakes = {
         "the angle's sign is wrong: a becomes a cos - b sin": torch.cat(
             [a * cos + b * sin, b * cos - a * sin], -1),
         "cosine and sine are mixed up in the second half: b becomes a sin + b cos": torch.cat(
             [a * cos - b * sin, a * cos + b * sin], -1),
         "pairs are neighbours (2i, 2i+1); here they are (i, i + head_dim/2)": neighbours}
-    expect(s.rotate(x, (cos, sin)), torch.cat([turned.real, turned.imag], -1), "rotate", mistakes)
+    right = torch.cat([turned.real, turned.imag], -1)
+    expect(s.rotate(x, (cos, sin)), right, "rotate", mistakes)
 
 
 def check_relative(s):
@@ -114,7 +122,8 @@ def check_relative(s):
     products = []
     for shift in (0, 5):
         rope = s.rope_angles(positions + shift, 16)
-        products.append((s.rotate(q, rope) * s.rotate(k, rope).flip(1)).sum(-1))
+        query, key = s.rotate(q, rope), s.rotate(k, rope)
+        products.append((query * key.flip(1)).sum(-1))
     expect(products[1], products[0], "products of queries and keys whose positions are all 5 farther: they "
            "may depend on differences of positions only (eq. 16)")
 

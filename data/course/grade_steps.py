@@ -12,8 +12,8 @@ def bayes(x0, x, t, s):
     bar_t, bar_s = bars(t), bars(s)
     alpha = bar_t / bar_s
     precision = 1 / (1 - bar_s) + alpha / (1 - alpha)
-    mean = (bar_s.sqrt() * x0 / (1 - bar_s) + alpha.sqrt() * x / (1 - alpha)) / precision
-    return mean, 1 / precision
+    weighted = bar_s.sqrt() * x0 / (1 - bar_s) + alpha.sqrt() * x / (1 - alpha)
+    return weighted / precision, 1 / precision
 
 
 def check_posterior_mean(s):
@@ -25,11 +25,13 @@ def check_posterior_mean(s):
     mistakes = {
         "x0 has the root of alpha_bar_t; eq. 7 has that of the lower level, s":
             bar_t.sqrt() * of_x0 * x0 + alpha.sqrt() * of_x * x,
-        "alpha is that of a single step; t to s may be many": 
+        "alpha is that of a single step; t to s may be many":
             bar_s.sqrt() * (1 - one) / (1 - bar_t) * x0 + one.sqrt() * of_x * x,
         "x has alpha, not its root": bar_s.sqrt() * of_x0 * x0 + alpha * of_x * x,
         "the factors of x0 and x are swapped": alpha.sqrt() * of_x * x0 + bar_s.sqrt() * of_x0 * x}
-    expect(s.DDPM(N).posterior(x0, x, t, low)[0], bayes(x0, x, t, low)[0], "posterior, the mean", mistakes)
+    got, _ = s.DDPM(N).posterior(x0, x, t, low)
+    mean, _ = bayes(x0, x, t, low)
+    expect(got, mean, "posterior, the mean", mistakes)
 
 
 def check_posterior_variance(s):
@@ -41,8 +43,9 @@ def check_posterior_variance(s):
                 "variance of section 3.2": 1 - alpha,
                 "alpha is that of a single step; t to s may be many": (1 - bar_t / bars(t - 1)) * share,
                 "it is the standard deviation, the root": ((1 - alpha) * share).sqrt()}
-    expect(s.DDPM(N).posterior(x0, x, t, low)[1], bayes(x0, x, t, low)[1], "posterior, the variance",
-           mistakes, atol=1e-5)
+    _, got = s.DDPM(N).posterior(x0, x, t, low)
+    _, variance = bayes(x0, x, t, low)
+    expect(got, variance, "posterior, the variance", mistakes, atol=1e-5)
 
 
 def check_ancestral(s):
@@ -59,7 +62,8 @@ def check_ancestral(s):
 
 def check_last_step(s):
     x0, _, x, t, _ = case()
-    got = s.DDPM(N, "x0").ancestral(says(x0), x, t, torch.zeros_like(t), None)
+    process = s.DDPM(N, "x0")
+    got = process.ancestral(says(x0), x, t, 0 * t, None)
     require(near(got, x0), "ancestral, the last step (s = 0): expected the network's x0 itself, got what is "
             f"{(got - x0).std():.2g} away (standard deviation). Is the variance 0 at s = 0?")
 
@@ -71,7 +75,8 @@ def check_ddim(s):
     bar_t, bar_s = bars(t), bars(low)
     drawn = noise(*SHAPE)
     eps = (x - bar_t.sqrt() * x0) / (1 - bar_t).sqrt()
-    got = s.DDPM(N, "x0").ddim(says(x0), x, t, low, None, lambda like: drawn)
+    process = s.DDPM(N, "x0")
+    got = process.ddim(says(x0), x, t, low, None, lambda like: drawn)
     mistakes = {"it is noised to t again instead of to s: the step does nothing": x,
                 "fresh noise is drawn; with eta = 0 the estimated eps is used":
                     bar_s.sqrt() * x0 + (1 - bar_s).sqrt() * drawn,
@@ -101,7 +106,8 @@ def check_interpolant(s):
     t = torch.tensor([[0.9, 0.2], [0.6, 0.4]])
     mistakes = {"time runs the other way: at t = 0 there are data, at t = 1 noise":
                 each(t) * x0 + (1 - each(t)) * eps}
-    expect(s.SiT().q_sample(x0, t, eps), (1 - each(t)) * x0 + each(t) * eps, "SiT.q_sample", mistakes)
+    right = (1 - each(t)) * x0 + each(t) * eps
+    expect(s.SiT().q_sample(x0, t, eps), right, "SiT.q_sample", mistakes)
 
 
 def check_velocity(s):
@@ -111,18 +117,18 @@ def check_velocity(s):
 
 
 def stepped(s, sampler):
-    """A step of a sampler with a model that answers 2 x + 3 t: (result, levels asked, x, t, s)."""
+    """A step of a sampler with a model that answers 2 x + 3 t: (result, x, t, s)."""
     _, _, x, t, low = case()
-    t, low, asked = t / N, low / N, []
+    t, low = t / N, low / N
 
     def model(x, t, caption):
-        asked.append(t)
         return 2 * x + 3 * each(t)
-    return getattr(s.SiT(), sampler)(model, x, t, low, None), asked, x, t, low
+    step = getattr(s.SiT(), sampler)
+    return step(model, x, t, low, None), x, t, low
 
 
 def check_euler(s):
-    got, _, x, t, low = stepped(s, "euler")
+    got, x, t, low = stepped(s, "euler")
     velocity, gap = 2 * x + 3 * each(t), each(low - t)
     mistakes = {"its sign is wrong: s - t is negative, because sampling goes from noise to data":
                 x - gap * velocity, "the step is not multiplied by s - t": x + velocity}
@@ -130,7 +136,7 @@ def check_euler(s):
 
 
 def check_heun(s):
-    got, asked, x, t, low = stepped(s, "heun")
+    got, x, t, low = stepped(s, "heun")
     gap, first = each(low - t), 2 * x + 3 * each(t)
     there = x + gap * first
     second, early = 2 * there + 3 * each(low), 2 * there + 3 * each(t)
@@ -149,12 +155,14 @@ def check_heun_at_the_end(s):
     def model(x, t, caption):
         return torch.where(each(t == 0), 100.0, each(t) + 0 * x)
     first, gap = each(t), each(low - t)
-    second = torch.where(each(low == 0), first, each(low))
-    expect(s.SiT().heun(model, x, t, low, None), x + gap * (first + second) / 2, "SiT.heun in frames that "
-                                                            "come "
-           "to level 0, where the network was never trained", {
-               "the network's answer at level 0 is used; expected Euler's step there":
-                   x + gap * (first + torch.where(each(low == 0), 100.0, each(low))) / 2})
+
+    def mean_step(at_zero):
+        second = torch.where(each(low == 0), at_zero, each(low))
+        return x + gap * (first + second) / 2
+    mistakes = {"the network's answer at level 0 is used; expected Euler's step there": mean_step(100.0)}
+    got = s.SiT().heun(model, x, t, low, None)
+    expect(got, mean_step(first), "SiT.heun in frames that come to level 0, where the network was never "
+           "trained", mistakes)
 
 
 CHECKS = {7: [check_posterior_mean, check_posterior_variance, check_ancestral, check_last_step],

@@ -12,47 +12,63 @@ MINI = dict(vae_width=8, dim=48, depth=2, heads=2, latent_channels=4)
 # --- 3. attention -------------------------------------------------------------------------------------
 
 def slow_norm(x):
-    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    centred = x - x.mean(-1, keepdim=True)
+    variance = centred.square().mean(-1, keepdim=True)
+    return centred / (variance + 1e-5).sqrt()
 
 
-def attend(layer, s, x, rope, normed=("q", "k"), rotated=("q", "k"), gain=True, late=False, joined=True):
+def attend(layer, s, x, rope, normed="qk", rotated="qk", gain=True, late=False, joined=True):
     """Attention one head at a time; the keywords are ways to get it wrong."""
     B, L, D = x.shape
     outputs = []
-    for head, part in enumerate(layer.qkv(x).view(B, L, 3, layer.heads, -1).unbind(3)):
-        parts = dict(zip("qkv", part.unbind(2)))                                # (B,L,head_dim) each
-        for name in parts:
+    heads = layer.qkv(x).view(B, L, 3, layer.heads, -1)
+
+    def turn(part):
+        return s.rotate(part[:, :, None], rope)[:, :, 0]
+
+    for head in range(layer.heads):
+        parts = {}
+        for i, name in enumerate("qkv"):
+            part = heads[:, :, i, head]                                         # (B,L,head_dim)
             if name in rotated and late:                                        # before the norm
-                parts[name] = s.rotate(parts[name][:, :, None], rope)[:, :, 0]
+                part = turn(part)
             if name in normed:
-                parts[name] = slow_norm(parts[name])
+                part = slow_norm(part)
             if name == "q" and gain:
-                parts[name] = parts[name] * layer.gain[head]
+                part = part * layer.gain[head]
             if name in rotated and not late:
-                parts[name] = s.rotate(parts[name][:, :, None], rope)[:, :, 0]
-        logits = parts["q"] @ parts["k"].mT / math.sqrt(D // layer.heads)
-        outputs.append(logits.softmax(-1) @ parts["v"])
+                part = turn(part)
+            parts[name] = part
+        logits = parts["q"] @ parts["k"].mT
+        weights = (logits / math.sqrt(D // layer.heads)).softmax(-1)
+        outputs.append(weights @ parts["v"])
     if joined:
         return layer.out(torch.cat(outputs, dim=-1))
     return layer.out(torch.stack(outputs, dim=1).reshape(B, L, D))
 
 
-def attention_case(s, L=5):
+def ropes(s, B, L, head_dim):
+    """Rotations of tokens at random places."""
+    positions = torch.randint(0, 9, (B, L, 3))
+    return s.rope_angles(positions, head_dim)
+
+
+def attention_case(s):
     layer = lively(s.Attention(32, 2))
-    rope = s.rope_angles(torch.randint(0, 9, (2, L, 3)), 16)
-    return layer, noise(2, L, 32), rope
+    x = noise(2, 5, 32)
+    return layer, x, ropes(s, 2, 5, 16)
 
 
 @torch.no_grad()
 def check_attention(s):
     layer, x, rope = attention_case(s)
     mistakes = {
-        "keys are not normalised": attend(layer, s, x, rope, normed=("q",)),
-        "queries are not normalised": attend(layer, s, x, rope, normed=("k",)),
-        "neither queries nor keys are normalised": attend(layer, s, x, rope, normed=()),
+        "keys are not normalised": attend(layer, s, x, rope, normed="q"),
+        "queries are not normalised": attend(layer, s, x, rope, normed="k"),
+        "neither queries nor keys are normalised": attend(layer, s, x, rope, normed=""),
         "the gain of the queries is forgotten": attend(layer, s, x, rope, gain=False),
         "values are rotated too: they carry what, not where": attend(layer, s, x, rope, rotated="qkv"),
-        "keys are not rotated": attend(layer, s, x, rope, rotated=("q",)),
+        "keys are not rotated": attend(layer, s, x, rope, rotated="q"),
         "rotation comes before the norm": attend(layer, s, x, rope, late=True),
         "heads were not moved back behind the tokens before self.out": attend(
             layer, s, x, rope, joined=False)}
@@ -73,47 +89,53 @@ def check_size_of_queries(s):
 def check_packed(s):
     layer, x, rope = attention_case(s)
     x, rope = x[:1], [part[:1] for part in rope]
-    pieces = [attend(layer, s, x[:, part], [r[:, part] for r in rope])
-              for part in (slice(0, 2), slice(2, 5))]
+    first = attend(layer, s, x[:, :2], [part[:, :2] for part in rope])
+    second = attend(layer, s, x[:, 2:], [part[:, 2:] for part in rope])
     mistakes = {"`lengths` is ignored: clips see each other": attend(layer, s, x, rope)}
-    expect(layer(x, rope, [2, 3]), torch.cat(pieces, 1), "Attention of two packed clips", mistakes)
+    expect(layer(x, rope, [2, 3]), torch.cat([first, second], 1), "Attention of two packed clips", mistakes)
 
 
 # --- 4. the block -------------------------------------------------------------------------------------
 
-def block_of(block, s, x, condition, frame, rope, silu=True, order=(0, 1, 2), gates=True, parallel=False):
+def block_of(block, x, condition, frame, rope, silu=True, swapped=False, gates=True, parallel=False):
     """The block with the numbers of each token; the keywords are ways to get it wrong."""
-    rows = block.modulation(nnf.silu(condition) if silu else condition)[:, frame]           # (B,L,6D)
-    first, second = rows.unflatten(-1, (2, 3, -1)).unbind(2)                    # (B,L,3,D) each
-    begin = x
-    for part, f in ((first, "attention"), (second, "mlp")):
-        shift, scale, gate = (part[:, :, i] for i in order)
-        y = slow_norm(begin if parallel else x) * (1 + scale) + shift
-        y = block.attention(y, rope) if f == "attention" else block.mlp(y)
-        x = x + (gate * y if gates or f == "attention" else y)
-    return x
+    if silu:
+        condition = nnf.silu(condition)
+    six = block.modulation(condition)[:, frame].chunk(6, dim=-1)                # (B,L,D) each
+
+    def shifted(x, shift, scale):
+        if swapped:
+            shift, scale = scale, shift
+        return slow_norm(x) * (1 + scale) + shift
+
+    after = x + six[2] * block.attention(shifted(x, six[0], six[1]), rope)
+    seen = x if parallel else after
+    result = block.mlp(shifted(seen, six[3], six[4]))
+    if gates:
+        result = six[5] * result
+    return after + result
 
 
 @torch.no_grad()
 def check_block(s):
     block = lively(s.DiTBlock(32, 2))
-    x, condition, frame = noise(2, 6, 32), noise(2, 3, 32), torch.tensor([0, 0, 1, 1, 2, 2])
-    args = x, condition, frame, s.rope_angles(torch.randint(0, 9, (2, 6, 3)), 16)
+    x, condition, rope = noise(2, 6, 32), noise(2, 3, 32), ropes(s, 2, 6, 16)
+    frame = torch.arange(3).repeat_interleave(2)
+    args = x, condition, frame, rope
     mistakes = {
-        "silu is not applied to the condition": block_of(block, s, *args, silu=False),
-        "shift and scale are swapped": block_of(block, s, *args, order=(1, 0, 2)),
-        "the gate of the MLP is forgotten": block_of(block, s, *args, gates=False),
-        "the MLP sees what the attention saw, not its result": block_of(block, s, *args, parallel=True),
-        "every token has the condition of frame 0": block_of(
-            block, s, x, condition, frame * 0, args[3])}
-    expect(block(*args), block_of(block, s, *args), "DiTBlock", mistakes, atol=2e-3)
+        "silu is not applied to the condition": block_of(block, *args, silu=False),
+        "shift and scale are swapped": block_of(block, *args, swapped=True),
+        "the gate of the MLP is forgotten": block_of(block, *args, gates=False),
+        "the MLP sees what the attention saw, not its result": block_of(block, *args, parallel=True),
+        "every token has the condition of frame 0": block_of(block, x, condition, 0 * frame, rope)}
+    expect(block(*args), block_of(block, *args), "DiTBlock", mistakes, atol=2e-3)
 
 
 @torch.no_grad()
 def check_zero(s):
     model = s.DiT(s.Config(**MINI), 3)
-    x, condition, frame = noise(1, 4, 48), noise(1, 2, 48), torch.tensor([0, 0, 1, 1])
-    rope = s.rope_angles(torch.randint(0, 9, (1, 4, 3)), 24)
+    x, condition, rope = noise(1, 4, 48), noise(1, 2, 48), ropes(s, 1, 4, 24)
+    frame = torch.tensor([0, 0, 1, 1])
     for block in model.blocks:
         require(torch.equal(block(x, condition, frame, rope), x), "a block at initialisation: expected the "
                 "identity, got something else. Are its gates 0: is block.modulation.weight zeroed?")
@@ -122,8 +144,9 @@ def check_zero(s):
 @torch.no_grad()
 def check_head(s):
     model = s.DiT(s.Config(**MINI), 3)
-    got = model(noise(1, 4, 2, 2, 2), torch.ones(1, 2), torch.ones(1, 1).long())
-    expect(got, torch.zeros(1, 4, 2, 2, 2), "a DiT's prediction at initialisation (is the head zeroed?)")
+    x, caption = noise(1, 4, 2, 2, 2), torch.tensor([[1]])
+    got = model(x, torch.ones(1, 2), caption)
+    expect(got, torch.zeros_like(x), "a DiT's prediction at initialisation (is the head zeroed?)")
     weight = model.modulation.weight
     expect(weight, torch.zeros_like(weight), "the weights of the DiT's last modulation")
 

@@ -106,7 +106,7 @@ PARTS = {
         "and the unknown ones of a clip share one. The loss is the mean over unknown frames.",
         "draw_noise: known (B,F) bool -> t (B,F). diffusion_loss: the loss, and the error (B,F) of each "
         "frame. "
-        "generate: levels (steps+1,), known (F,), known_pixels (1,1,F,1,1) -> (B,C,F,h,w).",
+        "generate: levels (steps+1,), known (F,), known_mask (1,1,F,1,1) -> (B,C,F,h,w).",
         "In generate: make the levels (steps+1,B,F), 0 where known; begin with randn(latent), with "
         "strength < 1 with "
         "q_sample(latent, levels[0], that noise); then for each pair of levels put the known frames in "
