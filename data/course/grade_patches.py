@@ -12,7 +12,9 @@ INSIDE = {"C y x": (0, 1, 2, 3), "y x C": (0, 2, 3, 1), "C x y": (0, 1, 3, 2)}
 def tokens_of(latent, p, order="frame row column", inside="C y x"):
     """Tokens one at a time. order: which axis of the grid runs slowest, first; inside: of a token."""
     B, C, F, h, w = latent.shape
-    sizes = {"frame": F, "row": h // p, "column": w // p}
+    sizes = {"frame": F,
+             "row": h // p,
+             "column": w // p}
     slow, middle, fast = order.split()
     tokens = []
     for i in range(sizes[slow]):
@@ -20,7 +22,8 @@ def tokens_of(latent, p, order="frame row column", inside="C y x"):
             for k in range(sizes[fast]):
                 at = {slow: i, middle: j, fast: k}
                 y, x = at["row"] * p, at["column"] * p
-                patch = latent[:, :, at["frame"], y:y + p, x:x + p]             # (B,C,p,p)
+                frame = latent[:, :, at["frame"]]
+                patch = frame[:, :, y:y + p, x:x + p]                           # (B,C,p,p)
                 tokens.append(patch.permute(INSIDE[inside]).flatten(1))
     return torch.stack(tokens, dim=1)
 
@@ -79,7 +82,8 @@ def angles_of(positions, pairs, base=100.0, sign=-1, axes=(0, 1, 2)):
     n_space = 3 * pairs // 8
     parts = []
     for axis, n in zip(axes, (pairs - 2 * n_space, n_space, n_space)):
-        frequencies = torch.tensor([base ** (sign * i / n) for i in range(n)])
+        exponents = torch.arange(n) / n
+        frequencies = base ** (sign * exponents)
         parts.append(positions[..., axis, None] * frequencies)
     return torch.cat(parts, dim=-1)[:, :, None]
 
@@ -101,9 +105,11 @@ def check_angles(s):
 def check_rotate(s):
     x, angle = noise(2, 5, 3, 16), noise(2, 5, 1, 8)
     cos, sin = angle.cos(), angle.sin()
-    a, b = x[..., :8], x[..., 8:]
+    a = x[..., :8]
+    b = x[..., 8:]
     turned = torch.complex(a, b) * torch.complex(cos, sin)
-    even, odd = x[..., ::2], x[..., 1::2]
+    even = x[..., ::2]
+    odd = x[..., 1::2]
     pairs = [even * cos - odd * sin, even * sin + odd * cos]
     neighbours = torch.stack(pairs, dim=-1).flatten(3)
     mistakes = {

@@ -26,7 +26,7 @@ def check_levels(s):
 
 def loss_case(s):
     """(loss(...), its arguments, the error of each frame) with a network that answers noise."""
-    x0, eps, output = noise(3, 2, 3, 2, 2), noise(3, 2, 3, 2, 2), noise(3, 2, 3, 2, 2)
+    x0, eps, output = noise(3, 3, 2, 3, 2, 2)
     t = torch.where(KNOWN, 0, 500)
     process, told = s.DDPM(1000), []
 
@@ -70,12 +70,14 @@ def check_told(s):
 def generated(s, strength=1.0, sampler="ddim"):
     """What a network is shown while `generate` fills frames 1 and 2 of 4, and the result."""
     latent, known = noise(2, 2, 4, 2, 2), torch.tensor([True, False, False, True])
-    start, seen = noise(2, 2, 4, 2, 2), []
+    start = noise(2, 2, 4, 2, 2)
+    seen = []
 
     def model(x, t, caption, positions):
         seen.append((x, t))
         return torch.zeros_like(x)
-    result = s.generate(model, s.DDPM(1000), latent, known, torch.ones(2, 1).long(), steps=4, sampler=sampler,
+    caption = torch.ones(2, 1).long()
+    result = s.generate(model, s.DDPM(1000), latent, known, caption, steps=4, sampler=sampler,
                         strength=strength, randn=lambda like: start)
     return latent, known, start, seen, result
 

@@ -10,21 +10,21 @@ from data.runtime.checkpoints import SHIPPED, config_of, load_checkpoint, save_c
 from data.runtime.config import ClipConfig
 
 LATENT = 2, 8, 4, 4, 4                                              # (B,C,F,h,w)
+WORD = torch.ones(2, 1).long()                                      # a caption for each clip
 
 
-def generator():
-    return torch.Generator().manual_seed(0)
+def latents(n):
+    """n latents, always the same."""
+    return torch.randn(n, *LATENT, generator=torch.Generator().manual_seed(0))
 
 
 def guidance_by_channel(load):
     """The least change of a channel by guidance, over the greatest, where all should change alike."""
     def model(x, t, caption):
-        return x + caption.float().mean()
-    x, t, caption = torch.zeros(1, *LATENT[1:]), torch.zeros(1, 4), torch.ones(1, 1).long()
-
-    def one_by_one(x, t, caption):
-        return torch.cat([model(*(part[i:i + 1] for part in (x, t, caption))) for i in range(len(x))])
-    effect = load("sora.py").guided(one_by_one, 4.0)(x, t, caption) - model(x, t, caption)
+        return x + caption.float()[:, :, None, None, None]
+    guided = load("sora.py").guided(model, 4.0)
+    x, t = torch.zeros(LATENT), torch.zeros(2, 4)
+    effect = guided(x, t, WORD) - model(x, t, WORD)
     by_channel = effect.abs().mean((0, 2, 3, 4))
     return (by_channel.min() / by_channel.max()).item()
 
@@ -33,19 +33,25 @@ def guidance_by_channel(load):
 def levels_apart(load):
     """What the network is told of levels 0.3 and 0.4: their difference, relative to their size."""
     sora = load("sora.py")
-    model, told = sora.DiT(sora.Config(dim=48, heads=2, depth=1), 10), []
-    model.embed_level.register_forward_pre_hook(lambda layer, inputs: told.append(inputs[0][0, 0]))
+    config = sora.Config(dim=48, heads=2, depth=1)
+    model, told = sora.DiT(config, 10), []
+
+    def note(layer, inputs):
+        told.append(inputs[0][0, 0])
+    model.embed_level.register_forward_pre_hook(note)
     for level in (0.3, 0.4):
-        model(torch.zeros(1, *LATENT[1:]), torch.full((1, 4), level), torch.ones(1, 1).long())
+        t = torch.full((2, 4), level)
+        model(torch.zeros(LATENT), t, WORD)
     return ((told[0] - told[1]).norm() / told[0].norm()).item()
 
 
 def noise_at_the_end(load):
     """Standard deviation of what the last ancestral step leaves on the network's x0."""
-    x0, x = torch.randn(LATENT, generator=generator()), torch.zeros(LATENT)
+    x0, x = latents(2)
     t = torch.full((2, 4), 40)                                      # the last of 25 steps
     process = load("sora.py").DDPM(1000, "x0")
-    return (process.ancestral(lambda *_: x0, x, t, 0 * t, None) - x0).std().item()
+    end = process.ancestral(lambda *_: x0, x, t, 0 * t, None)
+    return (end - x0).std().item()
 
 
 def noise_declared(load):
@@ -56,8 +62,10 @@ def noise_declared(load):
         seen.append(x)
         return torch.zeros_like(x)
     process, known = sora.DDPM(1000), torch.zeros(4, dtype=torch.bool)
-    sora.generate(model, process, torch.zeros(LATENT), known, torch.ones(2, 1).long(), steps=2, strength=0.5)
-    return (seen[0].std() / (1 - process.alpha_bar[500]).sqrt()).item()
+    sora.generate(model, process, torch.zeros(LATENT), known, WORD, steps=2, strength=0.5,
+                  randn=lambda like: latents(1)[0])
+    declared = (1 - process.alpha_bar[500]).sqrt()
+    return (seen[0].std() / declared).item()
 
 
 @torch.no_grad()
@@ -68,17 +76,20 @@ def decibels_lost(load):
     vae = load("sora.py").VideoVAE(config)
     vae.load_state_dict(saved["vae"])
     video, _ = real_clips(config, "heldout", 8)
-    normalised = psnr(squared_error(video, vae.decode(vae.encode(video))))
+    normalised = vae.decode(vae.encode(video))
     vae.mean.zero_()
     vae.std.fill_(1)                                                # as in its training
-    return (psnr(squared_error(video, vae.decode(vae.encode(video)))) - normalised).item()
+    direct = vae.decode(vae.encode(video))
+    lost = psnr(squared_error(video, direct)) - psnr(squared_error(video, normalised))
+    return lost.item()
 
 
 def level_0(load):
     """The largest change of q_sample at level 0."""
-    x0, eps = torch.randn(2, *LATENT, generator=generator())
+    x0, eps = latents(2)
     level = torch.zeros(2, 4, dtype=torch.long)
-    return (load("sora.py").DDPM(1000).q_sample(x0, level, eps) - x0).abs().max().item()
+    noisy = load("sora.py").DDPM(1000).q_sample(x0, level, eps)
+    return (noisy - x0).abs().max().item()
 
 
 def averaged_weights(load):
@@ -87,8 +98,10 @@ def averaged_weights(load):
     saved["dit"] = {name: x + 1 for name, x in saved["ema"].items()}
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "sora.pt")
-        save_checkpoint(path, **{name: x for name, x in saved.items() if name != "format"})
-        weights = load("data/runtime/checkpoints.py").load_models(path).dit.state_dict()
+        del saved["format"]
+        save_checkpoint(path, **saved)
+        models = load("data/runtime/checkpoints.py").load_models(path)
+    weights = models.dit.state_dict()
     equal = [torch.equal(weights[name], x.float()) for name, x in saved["ema"].items()]
     return sum(equal) / len(equal)
 
@@ -96,10 +109,11 @@ def averaged_weights(load):
 def loss_of_unknown(load):
     """The loss, over the mean error of the unknown frames."""
     sora = load("sora.py")
-    x0, eps, output = torch.randn(3, *LATENT, generator=generator())
+    x0, eps, output = latents(3)
     known = torch.tensor([[True, True, True, False], [True, False, False, False]])
     t = torch.where(known, 0, 700)
-    loss, error = sora.diffusion_loss(lambda *_: output, sora.DDPM(1000), x0, None, known, None, t, eps)
+    process = sora.DDPM(1000)
+    loss, error = sora.diffusion_loss(lambda *_: output, process, x0, None, known, None, t, eps)
     return (loss / error[~known].mean()).item()
 
 

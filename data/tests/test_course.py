@@ -132,8 +132,13 @@ def test_a_copy_holds_no_answers(copy):
         assert all(piece.strip().startswith("raise") for piece in pieces(copies.read_student(copy), part))
 
 
-def test_untouched_filled_in_and_everything_between(copy, tmp_path):
-    """`grade` as a student runs it, in processes: nothing, all, and a different harm in each part."""
+def test_untouched_filled_in_and_everything_between(copy, capsys):
+    """`grade` of a copy, each part in a process: nothing, all, and a different harm in each part."""
+    def graded(folder, *flags):
+        capsys.readouterr()
+        call(main, "grade", folder, *flags)
+        return capsys.readouterr().out
+
     said = graded(copy)
     assert said.count(" 0.0 of ") == len(PARTS) + 1 and "Traceback" not in said, said
     assert said.count("is yours to write") == len(PARTS), f"expected a reason for each part, got {said}"
@@ -155,7 +160,7 @@ def test_untouched_filled_in_and_everything_between(copy, tmp_path):
     first = re.search(r"^ *# >>> part 3\n", text, re.MULTILINE)[0]
     (copy / "sora.py").write_text(text.replace(first, "", 1))
     (copy / "data/course/checks.py").write_text("def expect(*args): pass\n")
-    said = graded(copy, "--limit", "3")
+    said = graded(copy, "--limit", 3)
     for words in ("SyntaxError", "stopped after 3 seconds", "ended (code 3)", "SystemExit", "printed 'hello'",
                   "default dtype", "put the marks back", "def turn(", "checks.py differs from the staff's"):
         assert words in said, f"expected {words!r} in what the student is told, got {said}"
@@ -164,14 +169,6 @@ def test_untouched_filled_in_and_everything_between(copy, tmp_path):
         points = f"{PARTS[part].points:.1f} of {PARTS[part].points}"
         line = re.search(rf"^part +{part} .*", said, re.MULTILINE)[0]
         assert line.endswith(points), f"part {part} is right: expected {points}, got {line}"
-
-
-def graded(folder, *flags):
-    """What `python3 -m data.course grade` prints, run from here on a copy elsewhere."""
-    command = [sys.executable, "-m", "data.course", "grade", str(folder), *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"grade: expected exit code 0, got {done.returncode}: {done.stderr}"
-    return done.stdout
 
 
 def test_a_copy_grades_and_reveals_itself(tmp_path):
