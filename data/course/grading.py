@@ -69,8 +69,8 @@ def said_by(error, text):
     if isinstance(error, SyntaxError):
         return f"{name}: {error.msg}, at `{(error.text or '').strip()}`"
     steps = [step for step in traceback.extract_tb(error.__traceback__) if step.filename == "sora.py"]
-    if not steps:
-        return f"{name}: {reason}"
+    if not steps:                                                   # raised by the check
+        return f"{name}: {reason}. Your code returned what the check cannot use: is there a `return`?"
     return f"{name}: {reason}, at `{lines[steps[-1].lineno - 1].strip()}`"
 
 

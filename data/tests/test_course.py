@@ -152,23 +152,27 @@ def test_untouched_filled_in_and_everything_between(copy, capsys):
     assert f"{most:.1f} of {most}" in said and "note" not in said, f"filled with the original: got {said}"
 
     answers(copy, {1: "    return latent +",                        # does not even parse
-                   4: "    while True: pass",
                    5: "        import os; os._exit(3)",
                    6: "        print('hello'); raise SystemExit",
                    8: "        torch.set_default_dtype(torch.float64)\n" + pieces(TEXT, 8)[0]})
     text = copies.read_student(copy).replace("def rotate(", "def turn(", 1)
+    text = fill(text, 9, pieces(apply(TEXT, 9, WRONG[9][2]), 9))    # Euler's sign, one check of five
     first = re.search(r"^ *# >>> part 3\n", text, re.MULTILINE)[0]
     (copy / "sora.py").write_text(text.replace(first, "", 1))
     (copy / "data/course/checks.py").write_text("def expect(*args): pass\n")
-    said = graded(copy, "--limit", 3)
-    for words in ("SyntaxError", "stopped after 3 seconds", "ended (code 3)", "SystemExit", "printed 'hello'",
-                  "default dtype", "put the marks back", "def turn(", "checks.py differs from the staff's"):
+    said = graded(copy)
+    for words in ("4.0 of 5", "s - t is negative", "SyntaxError", "ended (code 3)", "SystemExit",
+                  "printed 'hello'", "default dtype", "put the marks back", "def turn(", "checks.py differs from the staff's"):
         assert words in said, f"expected {words!r} in what the student is told, got {said}"
-    fine = [part for part in PARTS if part not in (1, 3, 4, 5, 6, 8)]
+    fine = [part for part in PARTS if part not in (1, 3, 5, 6, 8, 9)]
     for part in fine:
         points = f"{PARTS[part].points:.1f} of {PARTS[part].points}"
         line = re.search(rf"^part +{part} .*", said, re.MULTILINE)[0]
         assert line.endswith(points), f"part {part} is right: expected {points}, got {line}"
+
+    answers(copy, {4: "        while True: pass"})
+    said = graded(copy, "--part", 4, "--limit", 2)
+    assert "0.0 of 6" in said and "stopped after 2 seconds" in said, said
 
 
 def test_a_copy_grades_and_reveals_itself(tmp_path):
@@ -209,6 +213,16 @@ def test_the_sheet_lists_what_there_is(capsys):
     for name, part in OPEN.items():
         assert f"`{name}`" in sheet and part.title in sheet, f"data/course/README.md: nothing on {name}"
     assert len(sheet.splitlines()) <= 200
+
+
+def test_code_that_raises_is_shown_its_line():
+    """And code that returns nothing is told so."""
+    reasons = grading.check_part(fill(TEXT, 8, ["        x0 = self.nothing(model)\n        return x0"]), 8)
+    assert "AttributeError" in reasons[0] and "at `x0 = self.nothing(model)`" in reasons[0], reasons
+    reasons = grading.check_part(fill(TEXT, 8, ["        pass"]), 8)
+    assert "got NoneType. Is there a `return`?" in reasons[0], reasons
+    reasons = grading.check_part(fill(TEXT, 7, ["        pass"] * 2), 7)
+    assert "is there a `return`?" in reasons[0], reasons
 
 
 def test_global_settings_are_put_back():
