@@ -138,4 +138,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.argv[0] = "data.course"                                     # complaints begin with it
     run_script(main)

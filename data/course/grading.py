@@ -97,9 +97,10 @@ def in_process(function, args, limit):
         context = multiprocessing.get_context(start_method())
         process = context.Process(target=work, args=(function, args, str(path)))
         process.start()
-        process.join(limit)
-        late = process.is_alive()
-        if late:
+        try:
+            process.join(limit)
+            late = process.is_alive()
+        finally:                                                    # also after Ctrl-C: it may loop for ever
             process.kill()
             process.join()
         printed = read(path / "printed").strip()
