@@ -22,8 +22,8 @@ def expect(got, expected, what, mistakes=None, atol=ATOL):
     likeliest first."""
     expected = torch.as_tensor(expected)
     if not isinstance(got, torch.Tensor):
-        raise Missed(f"{what}: expected a tensor {shape(expected)}, got {type(got).__name__}. Is there a "
-                     "`return`?")
+        raise Missed(f"{what}: expected a tensor {shape(expected)}, got {type(got).__name__}. Is there "
+                     "a `return`?")
     if near(got, expected, atol):
         return
     cause = ""

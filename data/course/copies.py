@@ -59,8 +59,8 @@ def reveal(name, part):
     text, path = read_student(name), Path(name) / "sora.py"
     mine, theirs = pieces(text, part), pieces(original(), part)
     if len(mine) != len(theirs):
-        raise InputError(f"{path}: expected {len(theirs)} places between `# >>> part {part}` and `# <<<`, "
-                         f"found {len(mine)}: put the marks back")
+        raise InputError(f"{path}: expected {len(theirs)} places between `# >>> part {part}` and `# "
+                         f"<<<`, found {len(mine)}: put the marks back")
     kept = path.with_name(f"part{part}.mine.txt")
     kept.write_text("\n\n".join(mine) + "\n", encoding="utf-8")
     path.write_text(fill(text, part, theirs), encoding="utf-8")
@@ -74,7 +74,8 @@ def notes_on(name):
     for expected, got in zip(before, now):
         if expected != got:
             notes.append("sora.py differs outside the marked places, first where this stood: "
-                         f"`{expected.strip()}`, now `{got.strip()}`. Only what is between marks is graded")
+                         f"`{expected.strip()}`, now `{got.strip()}`. Only what is between marks is "
+                         "graded")
             break
     else:
         if len(before) != len(now):

@@ -49,8 +49,8 @@ def check_schedule(s):
         "it is off by one: entry t has to belong to level t, and entry 0 is 1": torch.tensor(
             exact[1:] + [exact[-1] * 0.001, 0]),
         "the cosine is not squared": torch.tensor(roots + [roots[-1] * 0.001]),
-        "the betas are not capped at 0.999: at level N nothing is left of the data, and x0 cannot be had "
-        "by dividing": torch.tensor(exact + [0.0])}
+        "the betas are not capped at 0.999: at level N nothing is left of the data, and x0 cannot be "
+        "had by dividing": torch.tensor(exact + [0.0])}
     expect(got[-3:], right[-3:], "alpha_bar of the last three levels", {
         mistake: result[-3:] for mistake, result in mistakes.items()}, atol=1e-12)
     expect(got, right, "alpha_bar", mistakes, atol=1e-6)
@@ -137,11 +137,11 @@ def check_clamp(s):
     x, t = 3 * noise(*SHAPE), torch.full((2, 2), N)
     got, eps = s.DDPM(N, "eps").predict(says(noise(*SHAPE)), x, t, None)
     largest = got.abs().max().item()
-    require(largest <= 5.001, f"predict with eps-prediction at t = N: expected x0 within -5 .. 5, got "
+    require(largest <= 5.001, "predict with eps-prediction at t = N: expected x0 within -5 .. 5, got "
             f"{largest:.3g}. Dividing by a signal of 5e-5 blows up any error: clamp x0")
     bar = s.DDPM(N).alpha_bar[N]
-    expect(bar.sqrt() * got + (1 - bar).sqrt() * eps, x, "signal x0 + noise eps of the two estimates: they "
-           "have to fit x also where x0 was clamped")
+    expect(bar.sqrt() * got + (1 - bar).sqrt() * eps, x, "signal x0 + noise eps of the two estimates: "
+           "they have to fit x also where x0 was clamped")
 
 
 CHECKS = {5: [check_schedule, check_signal_noise, check_q_sample],

@@ -130,8 +130,8 @@ def check_relative(s):
         rope = s.rope_angles(positions + shift, 16)
         query, key = s.rotate(q, rope), s.rotate(k, rope)
         products.append((query * key.flip(1)).sum(-1))
-    expect(products[1], products[0], "products of queries and keys whose positions are all 5 farther: they "
-           "may depend on differences of positions only (eq. 16)")
+    expect(products[1], products[0], "products of queries and keys whose positions are all 5 farther: "
+           "they may depend on differences of positions only (eq. 16)")
 
 
 CHECKS = {1: [check_patchify, check_patchify_of_one_pixel, check_unpatchify, check_inverse],

@@ -30,8 +30,7 @@ def check_guided(s):
         guided = [i for i in range(4) if torch.allclose(got[:, i], right[:, i], atol=1e-4)]
         if 0 < len(guided) < 4:
             raise Missed(f"guided: expected guidance on all 4 channels, got it on {guided} only: a bug "
-                         f"that DiT "
-                         "shipped")
+                         "that DiT shipped")
     expect(got, right, "guided with scale 2.5", mistakes)
 
 
@@ -103,60 +102,58 @@ def check_new_frames(s):
     got, windows = rolled(s, 5, 3, window=4, context=2)
     if windows[0][0] == [0, 1]:
         raise Missed("extend: expected a window to see the newest frames, [3, 4], got the oldest, [0, 1]")
-    require(windows[0][0] == [3, 4], f"extend: expected the first window to see frames [3, 4], got "
+    require(windows[0][0] == [3, 4], "extend: expected the first window to see frames [3, 4], got "
             f"{integers(windows[0][0])}")
-    require(got[0] != [3, 4, 5, 6], "extend: expected only new frames, [5, 6], got the whole window [3, "
-            "4, 5, 6]")
+    require(got[0] != [3, 4, 5, 6], "extend: expected only new frames, [5, 6], got the whole window "
+            "[3, 4, 5, 6]")
     require(got == [[5, 6], [7, 8], [9, 10]], f"extend: expected frames [5, 6], [7, 8], [9, 10], got {got}")
     for seen, positions, _, _ in windows:
-        require(positions == [0, 1, 2, 3], "extend without anchor: expected positions 0 1 2 3 in every "
-                "window, as "
-                f"in training, got {positions}")
+        require(positions == [0, 1, 2, 3], "extend without anchor: expected positions 0 1 2 3 in "
+                f"every window, as in training, got {positions}")
 
 
 def check_from_nothing(s):
     got, windows = rolled(s, 0, 2, window=4, context=2)
-    require(got == [[0, 1, 2, 3], [4, 5]], f"extend from nothing: expected frames 0 to 3, then 4 and 5, "
-            f"got {got}")
+    require(got == [[0, 1, 2, 3], [4, 5]], "extend from nothing: expected frames 0 to 3, then 4 and "
+            f"5, got {got}")
     got, windows = rolled(s, 3, 2, window=4, context=0)
-    require([w[0] for w in windows] == [[], []], "extend with context 0: expected windows without known "
-            "frames, got "
-            f"{windows[0][0]}. Beware of [-0:], which is everything")
+    require([w[0] for w in windows] == [[], []], "extend with context 0: expected windows without "
+            f"known frames, got {windows[0][0]}. Beware of [-0:], which is everything")
 
 
 def check_anchor(s):
     _, windows = rolled(s, 2, 3, window=4, context=2, anchor=9)
-    require(windows[0][0] == [0, 1] and windows[0][1] == [0, 1, 2, 3], "extend with anchor: expected no "
-            "anchor while "
-            f"the context still has the first frame, got frames {integers(windows[0][0])} at {windows[0][1]}")
+    require(windows[0][0] == [0, 1] and windows[0][1] == [0, 1, 2, 3], "extend with anchor: expected "
+            "no anchor while the context still has the first frame, got frames "
+            f"{integers(windows[0][0])} at {windows[0][1]}")
     seen, positions = windows[1][:2]
     if seen == [2, 3]:
         raise Missed("extend with anchor: expected windows to begin with the video's first frame, got none")
     require(seen == [0, 2, 3], f"extend with anchor: expected frames [0, 2, 3], got {integers(seen)}")
     require(positions[0] != 0, "extend with anchor: expected the anchor at position -anchor, as in "
             "training, got 0")
-    require(positions == [-9, 1, 2, 3], f"extend with anchor: expected positions [-9, 1, 2, 3], got "
+    require(positions == [-9, 1, 2, 3], "extend with anchor: expected positions [-9, 1, 2, 3], got "
             f"{positions}")
-    require(windows[2][0] == [0, 3, 4], f"extend with anchor: expected frames [0, 3, 4] in the third "
-            f"window, got "
-            f"{integers(windows[2][0])}: one frame a window is new, and the anchor is the video's first")
+    require(windows[2][0] == [0, 3, 4], "extend with anchor: expected frames [0, 3, 4] in the third "
+            f"window, got {integers(windows[2][0])}: one frame a window is new, and the anchor is the "
+            "video's first")
 
 
 def check_anchor_from_nothing(s):
     _, windows = rolled(s, 0, 3, window=4, context=1, anchor=9)
-    require(windows[1][0] == [0, 3], "extend with anchor, from nothing: expected the second window to see "
-            "[0, 3], got "
-            f"{integers(windows[1][0])}. `first` is the first frame of the video, whoever made it")
+    require(windows[1][0] == [0, 3], "extend with anchor, from nothing: expected the second window to "
+            f"see [0, 3], got {integers(windows[1][0])}. `first` is the first frame of the video, "
+            "whoever made it")
 
 
 def check_backward(s):
     got, windows = rolled(s, 3, 2, window=4, context=2, anchor=9, backward=True)
-    require(windows[0][0] == [0, 1, 2], "extend backward: expected the window "
-            f"to see the frames next to the new ones, got {integers(windows[0][0])}. Flip `past` once")
+    require(windows[0][0] == [0, 1, 2], "extend backward: expected the window to see the frames next "
+            f"to the new ones, got {integers(windows[0][0])}. Flip `past` once")
     positions = windows[0][1]
-    require(positions[1] < 0, f"extend backward: expected negated positions, got {positions}: time runs "
-            f"the other way")
-    require(positions == [9, -1, -2, -3], f"extend backward: expected positions [9, -1, -2, -3], got "
+    require(positions[1] < 0, f"extend backward: expected negated positions, got {positions}: time "
+            "runs the other way")
+    require(positions == [9, -1, -2, -3], "extend backward: expected positions [9, -1, -2, -3], got "
             f"{positions}")
     require(got[0] == [3], f"extend backward: expected new frames in reverse order, first [3], got {got[0]}")
 
@@ -165,19 +162,16 @@ def check_captions(s):
     caption = torch.arange(10, 17).view(1, 7, 1)                    # frame i has word 10 + i
     _, windows = rolled(s, 3, 3, window=4, context=2, caption=caption)
     words = [w[2][0, :, 0].tolist() for w in windows]
-    require(words[0] != [10, 11, 12, 13], "extend with captions of frames: expected those of the frames "
-            "shown, got the "
-            "first four: count from the video's start, not from the window's")
-    require(words[0] == [11, 12, 13, 14], f"extend with captions of frames: expected words 11 to 14, got "
-            f"{words[0]}")
-    require(words[2] == [15, 16, 16, 16], "extend with captions of frames: expected the last one to hold "
-            "for all that "
-            f"follow, [15, 16, 16, 16], got {words[2]}")
+    require(words[0] != [10, 11, 12, 13], "extend with captions of frames: expected those of the "
+            "frames shown, got the first four: count from the video's start, not from the window's")
+    require(words[0] == [11, 12, 13, 14], "extend with captions of frames: expected words 11 to 14, "
+            f"got {words[0]}")
+    require(words[2] == [15, 16, 16, 16], "extend with captions of frames: expected the last one to "
+            f"hold for all that follow, [15, 16, 16, 16], got {words[2]}")
     _, windows = rolled(s, 3, 2, window=4, context=2, caption=caption, anchor=9)
     words = windows[1][2][0, :, 0].tolist()
-    require(words == [10, 12, 13, 14], f"extend with captions of frames and an anchor: expected the "
-            f"anchor's caption "
-            f"first, [10, 12, 13, 14], got {words}")
+    require(words == [10, 12, 13, 14], "extend with captions of frames and an anchor: expected the "
+            f"anchor's caption first, [10, 12, 13, 14], got {words}")
 
 
 CHECKS = {10: [check_guided, check_scale_of_one, check_captions_of_frames, check_batch],

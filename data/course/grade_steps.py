@@ -39,8 +39,8 @@ def check_posterior_variance(s):
     bar_t, bar_s = bars(t), bars(low)
     alpha = bar_t / bar_s
     share = (1 - bar_s) / (1 - bar_t)
-    mistakes = {"the posterior's factor (1 - alpha_bar_s) / (1 - alpha_bar_t) is missing: that is the larger "
-                "variance of section 3.2": 1 - alpha,
+    mistakes = {"the posterior's factor (1 - alpha_bar_s) / (1 - alpha_bar_t) is missing: that is the "
+                "larger variance of section 3.2": 1 - alpha,
                 "alpha is that of a single step; t to s may be many": (1 - bar_t / bars(t - 1)) * share,
                 "it is the standard deviation, the root": ((1 - alpha) * share).sqrt()}
     _, got = s.DDPM(N).posterior(x0, x, t, low)
@@ -64,8 +64,8 @@ def check_last_step(s):
     x0, _, x, t, _ = case()
     process = s.DDPM(N, "x0")
     got = process.ancestral(says(x0), x, t, 0 * t, None)
-    require(near(got, x0), "ancestral, the last step (s = 0): expected the network's x0 itself, got what is "
-            f"{(got - x0).std():.2g} away (standard deviation). Is the variance 0 at s = 0?")
+    require(near(got, x0), "ancestral, the last step (s = 0): expected the network's x0 itself, got "
+            f"what is {(got - x0).std():.2g} away (standard deviation). Is the variance 0 at s = 0?")
 
 
 # --- 8. DDIM ------------------------------------------------------------------------------------------
@@ -161,8 +161,8 @@ def check_heun_at_the_end(s):
         return x + gap * (first + second) / 2
     mistakes = {"the network's answer at level 0 is used; expected Euler's step there": mean_step(100.0)}
     got = s.SiT().heun(model, x, t, low, None)
-    expect(got, mean_step(first), "SiT.heun in frames that come to level 0, where the network was never "
-           "trained", mistakes)
+    expect(got, mean_step(first), "SiT.heun in frames that come to level 0, where the network was "
+           "never trained", mistakes)
 
 
 CHECKS = {7: [check_posterior_mean, check_posterior_variance, check_ancestral, check_last_step],

@@ -13,14 +13,13 @@ def check_levels(s):
     config = s.Config(caption_drop=0.0, caption_drop_known=0.0)
     t, _, _ = s.draw_noise(s.DDPM(1000), config, (60, 2, 3, 2, 2), known, torch.ones(60, 1).long())
     require(isinstance(t, torch.Tensor) and t.shape == (60, 3), "draw_noise: expected levels t (B,F)")
-    require(bool((t[~known] > 0).all()), "draw_noise: expected levels above 0 in unknown frames, got 0. "
-                                     "Is the "
-            "mask the wrong way round?")
-    require(bool((t[known] == 0).all()), f"draw_noise: expected level 0 in known frames, got up to "
+    require(bool((t[~known] > 0).all()), "draw_noise: expected levels above 0 in unknown frames, got "
+                                     "0. Is the mask the wrong way round?")
+    require(bool((t[known] == 0).all()), "draw_noise: expected level 0 in known frames, got up to "
             f"{t[known].max()}. Known frames are clean, and the network is told so")
     levels = t.masked_fill(known, 0).amax(1, keepdim=True).expand(60, 3)
-    require(bool((t == levels)[~known].all()), "draw_noise: expected one level for all unknown frames of a "
-            "clip, got several (that would be diffusion forcing)")
+    require(bool((t == levels)[~known].all()), "draw_noise: expected one level for all unknown frames "
+            "of a clip, got several (that would be diffusion forcing)")
     require(len(t[:, 1].unique()) > 10, "draw_noise: expected a level of its own for each clip")
 
 
@@ -86,9 +85,8 @@ def check_known_come_back(s):
     latent, known, _, _, result = generated(s, sampler="ancestral")     # makes nan of level 0
     require(isinstance(result, torch.Tensor) and result.shape == latent.shape,
             "generate: expected a latent (B,C,F,h,w)")
-    require(torch.equal(result[:, :, known], latent[:, :, known]), "generate: expected the known frames "
-                        "bit for "
-            "bit, got others. Put them in a last time after the last step")
+    require(torch.equal(result[:, :, known], latent[:, :, known]), "generate: expected the known "
+                        "frames bit for bit, got others. Put them in a last time after the last step")
     far = result[:, :, ~known].isnan().any()
     require(not far, "generate: expected numbers in the unknown frames, got nan")
 
@@ -96,14 +94,12 @@ def check_known_come_back(s):
 def check_known_are_shown(s):
     latent, known, start, seen, _ = generated(s)
     for x, t in seen:
-        require(bool((t[:, known] == 0).all()), "generate: expected the network to be told level 0 in known "
-                f"frames, got up to {t[:, known].max():.3g}: multiply the levels by the mask")
-        require(torch.equal(x[:, :, known], latent[:, :, known]), "generate: expected the network to see "
-                            "known "
-                "frames as they are, got others. Put them in before each step")
-    require(torch.equal(seen[0][0][:, :, ~known], start[:, :, ~known]), "generate: expected to begin with "
-                        "noise "
-            "alone in the unknown frames")
+        require(bool((t[:, known] == 0).all()), "generate: expected the network to be told level 0 in "
+                f"known frames, got up to {t[:, known].max():.3g}: multiply the levels by the mask")
+        require(torch.equal(x[:, :, known], latent[:, :, known]), "generate: expected the network to "
+                            "see known frames as they are, got others. Put them in before each step")
+    require(torch.equal(seen[0][0][:, :, ~known], start[:, :, ~known]), "generate: expected to begin "
+                        "with noise alone in the unknown frames")
     told = torch.stack([t[0, 1] for _, t in seen])
     expect(told, torch.tensor([1.0, 0.75, 0.5, 0.25]), "generate: the levels of unknown frames, step by step")
 
@@ -143,8 +139,8 @@ def check_newton_schulz(s):
 
 def check_not_scaled(s):
     x = noise(2, 4, 6)
-    expect(s.newton_schulz(1000 * x), s.newton_schulz(x), "newton_schulz of matrices a thousand times larger (the "
-           "same is expected: divide each matrix by its norm first)", atol=1e-3)
+    expect(s.newton_schulz(1000 * x), s.newton_schulz(x), "newton_schulz of matrices a thousand times "
+           "larger (the same is expected: divide each matrix by its norm first)", atol=1e-3)
 
 
 def check_tall(s):

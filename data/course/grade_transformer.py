@@ -81,8 +81,8 @@ def check_size_of_queries(s):
     layer.qkv.bias.zero_()
     before = layer(x, rope)
     layer.qkv.weight[:64] *= 100
-    expect(layer(x, rope), before, "attention with queries and keys a hundred times longer (QK-norm makes "
-           "it the same)", atol=1e-3)
+    expect(layer(x, rope), before, "attention with queries and keys a hundred times longer (QK-norm "
+           "makes it the same)", atol=1e-3)
 
 
 @torch.no_grad()
@@ -137,8 +137,9 @@ def check_zero(s):
     x, condition, rope = noise(1, 4, 48), noise(1, 2, 48), ropes(s, 1, 4, 24)
     frame = torch.tensor([0, 0, 1, 1])
     for block in model.blocks:
-        require(torch.equal(block(x, condition, frame, rope), x), "a block at initialisation: expected the "
-                "identity, got something else. Are its gates 0: is block.modulation.weight zeroed?")
+        require(torch.equal(block(x, condition, frame, rope), x), "a block at initialisation: "
+                "expected the identity, got something else. Are its gates 0: is "
+                "block.modulation.weight zeroed?")
 
 
 @torch.no_grad()

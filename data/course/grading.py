@@ -57,8 +57,7 @@ def reason_of(check, module, text):
         torch.set_grad_enabled(True)
     if changed:
         return (f"{check.__name__}: torch's global settings were changed (default dtype, or gradients "
-                f"switched "
-                "off): expected them as they were")
+                "switched off): expected them as they were")
     return None
 
 
@@ -78,8 +77,8 @@ def grade_part(student, staff, part, limit=LIMIT):
     """The grade of one part of a student's text of sora.py, in a process of its own."""
     most, expected, found = PARTS[part].points, len(find(staff)[part]), pieces(student, part)
     if len(found) != expected:
-        return Grade(0, most, [f"expected {expected} places between `# >>> part {part}` and `# <<<`, found "
-                               f"{len(found)}: put the marks back, or `reveal` the part"])
+        return Grade(0, most, [f"expected {expected} places between `# >>> part {part}` and `# <<<`, "
+                               f"found {len(found)}: put the marks back, or `reveal` the part"])
     text = fill(staff, part, found)
     reasons, problem, printed = in_process(check_part, (text, part), limit)
     reasons = reasons or [problem]

@@ -33,42 +33,40 @@ HUNTS = {
     2: Hunt("t in [0,1] fed to a sinusoid made for 1000 (SiT)", "sora.py",
             "sinusoid(1000 * t, 256, max_period=10000)", "sinusoid(t, 256, max_period=10000)",
             "levels: how far 0.3 and 0.4 are apart for the network",
-            "The loss falls, more slowly, most at the ends of the scale of levels; samples are blurred or "
-            "grainy."),
+            "The loss falls, more slowly, most at the ends of the scale of levels; samples are "
+            "blurred or grainy."),
     3: Hunt("noise at the last step (labml)", "sora.py",
             "return mean, (1 - alpha) * share", "return mean, 1 - alpha",
             "ancestral: noise left after the last step",
-            "The log is perfect. Samples have grain that --sampler ddim does not have; Frechet distance "
-            "suffers."),
+            "The log is perfect. Samples have grain that --sampler ddim does not have; Frechet "
+            "distance suffers."),
     4: Hunt("a level declared, but no noise added", "sora.py",
             "x = process.q_sample(latent, levels[0], x)", "x = latent",
             "strength: noise at the start, by the noise that is declared",
-            "Only `sample.py --edit` is wrong: edits are washed out and lose strokes, the more the higher "
-            "--strength."),
+            "Only `sample.py --edit` is wrong: edits are washed out and lose strokes, the more the "
+            "higher --strength."),
     5: Hunt("the latent's scale forgotten at decoding", "sora.py",
             "x = (latent * self.std + self.mean)", "x = (latent + self.mean)",
             "VAE: decibels that copies lose by normalised latents",
-            "The VAE's log is perfect, for there mean and deviation are still 0 and 1. The verdict's dB "
-            "is lower than "
-            "it promises, and samples have wrong contrast, although the transformer's loss is good."),
+            "The VAE's log is perfect, for there mean and deviation are still 0 and 1. The verdict's "
+            "dB is lower than it promises, and samples have wrong contrast, although the "
+            "transformer's loss is good."),
     6: Hunt("alpha_bar off by one", "sora.py",
             "torch.cat([torch.ones(1), (1 - betas).cumprod(0)])",
             "torch.cat([(1 - betas).cumprod(0), torch.zeros(1)])",
             "level 0: how far q_sample moves the data",
             "Hardly a symptom. Known frames are shown with a little noise in training and clean in "
-            "sampling; the "
-            "last step stops short of the data."),
+            "sampling; the last step stops short of the data."),
     7: Hunt("averaged weights never used when sampling", "data/runtime/checkpoints.py",
             'load_weights(dit, state["ema"], path)', 'load_weights(dit, state["dit"], path)',
             "sampling: share of weights that are the averaged ones",
-            "Pictures of train.py are better than those of sample.py from the same checkpoint, most early "
-            "in training."),
+            "Pictures of train.py are better than those of sample.py from the same checkpoint, most "
+            "early in training."),
     8: Hunt("loss over known frames", "sora.py",
             "return (error * ~known).sum() / count, error", "return error.mean(), error",
             "the loss, by the mean error of unknown frames",
-            "In the log `loss` is not the mean of its levels. Half of the network's effort goes to frames "
-            "that "
-            "nobody asks for; text to video is hardly worse, continuations are."),
+            "In the log `loss` is not the mean of its levels. Half of the network's effort goes to "
+            "frames that nobody asks for; text to video is hardly worse, continuations are."),
     9: Hunt("training digits in the test set", "data/clips/moving_mnist.py",
             'return shipped[f"{split}_images"], shipped[f"{split}_labels"]',
             'return shipped["train_images"], shipped["train_labels"]',
@@ -82,8 +80,7 @@ def changed(text, hunt):
     times = text.count(hunt.old)
     if times != 1:
         raise ValueError(f"{hunt.file}: {hunt.old!r} stands {times} times in it, expected once: change "
-                         f"the hunt "
-                         "along with the file")
+                         "the hunt along with the file")
     return text.replace(hunt.old, hunt.new)
 
 

@@ -90,7 +90,7 @@ def forcing(folder):
     more = in_proportion(6, theirs / base, none=1.0, full=0.97)
     if more < 6:
         reasons.append(f"held-out loss {theirs:.4g}, of the weights that come along {base:.4g}: all "
-                       f"points at 3 % less")
+                       "points at 3 % less")
     return points + more, reasons
 
 
@@ -103,7 +103,7 @@ def check_levels(mine):
     require(bool(((t >= 1) & (t <= 1000))[~known].all()), "draw_levels: expected 1 to N in unknown frames")
     both = ~known[:, 0] & ~known[:, 1]
     together = torch.corrcoef(t[both][:, :2].T.float())[0, 1].item()
-    require(abs(together) < 0.2, f"draw_levels: expected frames of a clip to be independent, got a "
+    require(abs(together) < 0.2, "draw_levels: expected frames of a clip to be independent, got a "
                 f"correlation of {together:.2f}")
 
 
@@ -111,14 +111,14 @@ def check_staircase(mine):
     """Levels that fall, early frames first."""
     process = DDPM(1000)
     levels = mine.staircase(process, 10, 4)
-    require(levels.ndim == 2 and levels.shape[1] == 4, f"staircase: expected (S+1,F), got "
+    require(levels.ndim == 2 and levels.shape[1] == 4, "staircase: expected (S+1,F), got "
             f"{tuple(levels.shape)}")
-    require(bool((levels[0] == 1000).all() and (levels[-1] == 0).all()), "staircase: expected N first and "
-            "0 last")
-    require(bool((levels.diff(dim=0) <= 0).all()), "staircase: expected levels that never rise from row "
-                                               "to row")
-    require(bool((levels.diff(dim=1) >= 0).all()), "staircase: expected early frames never noisier than "
-                                               "later ones")
+    require(bool((levels[0] == 1000).all() and (levels[-1] == 0).all()), "staircase: expected N first "
+            "and 0 last")
+    require(bool((levels.diff(dim=0) <= 0).all()), "staircase: expected levels that never rise from "
+                                               "row to row")
+    require(bool((levels.diff(dim=1) >= 0).all()), "staircase: expected early frames never noisier "
+                                               "than later ones")
     require(bool((levels.diff(dim=1) > 0).any()), "staircase: expected early frames to be ahead somewhere")
 
 
@@ -127,8 +127,9 @@ def forced_loss(path, n=64):
     """The loss of n held-out clips of a checkpoint, every frame at a level of its own."""
     saved, shipped = load_checkpoint(path), load_checkpoint(SHIPPED)
     for name, x in shipped["vae"].items():
-        require(torch.equal(saved["vae"][name].half(), x.half()), f"open/{path.name}: its VAE is not that of "
-                "data/weights/tiny.pt, so losses cannot be compared: train with --init or --vae")
+        require(torch.equal(saved["vae"][name].half(), x.half()), f"open/{path.name}: its VAE is not "
+                "that of data/weights/tiny.pt, so losses cannot be compared: train with --init or "
+                "--vae")
     config, vae, dit, process, _ = load_models(path)
     kind = config.process, config.prediction
     require(kind == ("ddpm", "v"), f"open/{path.name}: expected ddpm with v-prediction, got {' '.join(kind)}")
@@ -147,9 +148,9 @@ def recipe(folder):
     """The board's numbers: Frechet distances of the entry and of the baseline, one for each seed."""
     row = json.loads((folder / "recipe.json").read_text())
     mine, base = row["frechet"], row["baseline"]
-    require(min(len(mine), len(base)) >= 3, "open/recipe.json: expected three seeds of the entry and of "
-                               "the baseline")
+    require(min(len(mine), len(base)) >= 3, "open/recipe.json: expected three seeds of the entry and "
+                               "of the baseline")
     gain = (statistics.mean(base) - statistics.mean(mine)) / statistics.stdev(base)
     points = in_proportion(10, -gain, none=0.0, full=-2.0)
-    return points, [] if points == 10 else [f"better by {gain:.2f} standard deviations of the baseline's "
-            f"seeds, all points at 2"]
+    return points, [] if points == 10 else [f"better by {gain:.2f} standard deviations of the "
+            "baseline's seeds, all points at 2"]

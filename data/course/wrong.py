@@ -26,7 +26,6 @@ def apply(text, part, wrong):
     found = pieces(text, part)
     times = sum(piece.count(wrong.old) for piece in found)
     if times != 1:
-        raise ValueError(f"part {part}: {wrong.old!r} stands {times} times in its places, expected once: "
-                         f"change "
-                         "the wrong answer along with sora.py")
+        raise ValueError(f"part {part}: {wrong.old!r} stands {times} times in its places, expected "
+                         "once: change the wrong answer along with sora.py")
     return fill(text, part, [piece.replace(wrong.old, wrong.new) for piece in found])

@@ -23,8 +23,8 @@ DIFFUSION = {
         ("t / self.N", "t", "expected t / N"),
         (".clamp(-5, 5)", "", "clamp x0"),
         ('"eps": eps, "x0": x0}', '"eps": x0, "x0": eps}', "target, prediction eps")],
-    7: [("return mean, (1 - alpha) * share", "return mean, 1 - alpha", "factor (1 - alpha_bar_s) / (1 - "
-                        "alpha_bar_t) is missing"),
+    7: [("return mean, (1 - alpha) * share", "return mean, 1 - alpha", "factor (1 - alpha_bar_s) / (1 "
+                        "- alpha_bar_t) is missing"),
         ("bar_s.sqrt() * (1 - alpha)", "bar_t.sqrt() * (1 - alpha)", "that of the lower level"),
         ("alpha = bar_t / bar_s ", "alpha = bar_t / per_frame(self.alpha_bar[t - 1]) ",
          "alpha is that of a single step"),

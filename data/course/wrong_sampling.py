@@ -7,8 +7,8 @@ SAMPLING = {
          ("torch.zeros_like(caption)", "caption", "word 0 is no word"),
          ("return without + scale * (with_caption - without)",
           "mixed = without + scale * (with_caption - without)\n"
-          "        return torch.cat([mixed[:, :3], with_caption[:, 3:]], dim=1)", "got it on [0, 1, 2] "
-                  "only")],
+          "        return torch.cat([mixed[:, :3], with_caption[:, 3:]], dim=1)", "got it on [0, 1, "
+                  "2] only")],
     11: [("torch.where(known, 0, process.draw_levels((B, 1), generator, device))",
           "process.draw_levels((B, 1), generator, device).expand(known.shape)", "level 0 in known frames"),
          ("torch.where(known, 0,", "torch.where(~known, 0,", "the wrong way round"),
@@ -18,8 +18,8 @@ SAMPLING = {
          ("(error * ~known).sum() / count", "(error * ~known).mean()", "divided by the number of all"),
          ("    if count is None:\n        count = (~known).sum()", "    count = (~known).sum()",
           "`count` is ignored"),
-         ("t / process.N, caption, positions)", "t, caption, positions)", "the level that diffusion_loss "
-          "tells"),
+         ("t / process.N, caption, positions)", "t, caption, positions)", "the level that "
+          "diffusion_loss tells"),
          ("levels[:, None, None] * unknown", "levels[:, None, None].expand(-1, B, F)",
           "multiply the levels by the mask"),
          ("        x = torch.where(known_mask, latent, x)\n", "", "Put them in before each step"),
