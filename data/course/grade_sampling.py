@@ -16,8 +16,13 @@ def answer(x, t, caption, positions=None):
     return x.square() + each(t) + words.view(-1, 1, 1, 1, 1) * channels * x.cos()
 
 
+def two_clips():
+    """x (B,C,F,h,w), t (B,F), caption (B,words)."""
+    return noise(2, 4, 3, 2, 2), torch.rand(2, 3), torch.tensor([[3], [5]])
+
+
 def check_guided(s):
-    x, t, caption = noise(2, 4, 3, 2, 2), torch.rand(2, 3), torch.tensor([[3], [5]])
+    x, t, caption = two_clips()
     given, without = answer(x, t, caption), answer(x, t, 0 * caption)
     right = without + 2.5 * (given - without)
     mistakes = {
@@ -35,13 +40,13 @@ def check_guided(s):
 
 
 def check_scale_of_one(s):
-    x, t, caption = noise(2, 4, 3, 2, 2), torch.rand(2, 3), torch.tensor([[3], [5]])
+    x, t, caption = two_clips()
     expect(s.guided(answer, 1)(x, t, caption), answer(x, t, caption), "guided with scale 1, no guidance")
     expect(s.guided(answer, 0)(x, t, caption), answer(x, t, 0 * caption), "guided with scale 0, no caption")
 
 
 def check_captions_of_frames(s):
-    x, t = noise(2, 4, 3, 2, 2), torch.rand(2, 3)
+    x, t, _ = two_clips()
     caption = torch.tensor([[[1], [2], [0]], [[4], [4], [5]]])
     given, without = answer(x, t, caption), answer(x, t, 0 * caption)
     expect(s.guided(answer, 2)(x, t, caption), 2 * given - without, "guided with captions of frames "
@@ -49,9 +54,12 @@ def check_captions_of_frames(s):
 
 
 def check_batch(s):
-    x, t, caption = noise(2, 4, 3, 2, 2), torch.rand(2, 3), torch.tensor([[3], [5]])
+    x, t, caption = two_clips()
     together = s.guided(answer, 2)(x, t, caption)
-    alone = [s.guided(answer, 2)(x[i:i + 1], t[i:i + 1], caption[i:i + 1]) for i in range(2)]
+    alone = []
+    for i in (0, 1):
+        one = slice(i, i + 1)
+        alone.append(s.guided(answer, 2)(x[one], t[one], caption[one]))
     expect(together, torch.cat(alone), "guided, two clips at once and one by one: chunk before mixing")
 
 
@@ -78,7 +86,8 @@ class Counter:
 
 def rolled(s, frames, count, window, context, caption=None, **more):
     """Runs `extend` with a Counter: (frames yielded, the windows). frames: how many there are."""
-    past = torch.arange(float(frames)).view(1, 1, -1, 1, 1).expand(1, 2, -1, 2, 2)
+    numbers = torch.arange(float(frames))
+    past = numbers.view(1, 1, -1, 1, 1).expand(1, 2, -1, 2, 2)
     if more.get("backward"):
         past = past.flip(2)                                         # the video's last frame is number 0
     before, counter = s.generate, Counter()
