@@ -57,7 +57,8 @@ def blank(text, part):
     empty = []
     for piece in pieces(text, part):
         indent = re.match(" *", piece)[0]
-        empty.append(f'{indent}raise NotImplementedError("part {part} is yours to write")')
+        words = f"part {part} is yours to write: python3 -m data.course part {part}"
+        empty.append(f'{indent}raise NotImplementedError("{words}")')
     return fill(text, part, empty)
 
 

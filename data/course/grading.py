@@ -48,7 +48,7 @@ def reason_of(check, module, text):
     except Missed as missed:
         return str(missed)
     except NotImplementedError as error:
-        return f"{error}: nothing is written here yet"
+        return str(error)
     except (Exception, SystemExit) as error:
         return f"{check.__name__}: {said_by(error, text)}"
     finally:

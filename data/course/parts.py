@@ -36,7 +36,7 @@ PARTS = {
         shapes="positions (B,L,3) -> two of (B,L,1,head_dim/2), first the n_time angles, then "
                "n_space for y, then for x; x (B,L,heads,head_dim) -> the same shape.",
         hint="positions[..., axis, None] * frequencies is (B,L,n). The empty axis of size 1 is for "
-             "the heads.",
+             "the heads. Call the angles `angles`: the line below the place takes their cosine.",
         minutes=20, points=6),
     3: Part(
         title="Attention with QK-norm",
@@ -71,7 +71,8 @@ PARTS = {
         shapes="alpha_bar (N+1,): entry t belongs to level t, entry 0 is 1; x0, eps (B,C,F,h,w), t "
                "(B,F) -> (B,C,F,h,w).",
         hint="Compute in float64, cap the betas, multiply them up again with cumprod. per_frame "
-             "shapes what belongs to (B,F) so that it multiplies a latent.",
+             "shapes what belongs to (B,F) so that it multiplies a latent. In __init__ leave "
+             "`alpha_bar` for the line below the place.",
         minutes=20, points=6),
     6: Part(
         title="v-prediction, and back",
@@ -136,7 +137,7 @@ PARTS = {
         hint="In generate: make the levels (steps+1,B,F), 0 where known; begin with randn(latent), "
              "with strength < 1 with q_sample(latent, levels[0], that noise); then for each pair "
              "of levels put the known frames in and call step(denoiser, x, t, s, caption, randn); "
-             "at last put them in again.",
+             "at last put them in again. In draw_noise leave `t`.",
         minutes=30, points=7),
     12: Part(
         title="Long video: extend",
