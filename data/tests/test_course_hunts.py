@@ -1,4 +1,4 @@
-"""The course's mistakes to hunt, each exposed by its measurement; the open parts, the ladder and the board."""
+"""The course's mistakes to hunt, each exposed by its measurement; open parts, the ladder, the board."""
 import json
 import shutil
 
@@ -74,7 +74,7 @@ def test_points_are_in_proportion():
 
 
 def test_cache_without_a_cache_gets_part_of_the_points(handed_in):
-    """`generate` itself is refused, for known frames see the unknown; a masked one without a cache gets four."""
+    """`generate` itself is refused: known frames see the unknown. Masked, without a cache, it gets four."""
     (handed_in / "cache.py").write_text("from sora import generate")
     points, reasons = open_grades.graded(handed_in, "cache")
     assert points == 0 and "known frames see the unknown ones" in reasons[0], reasons
@@ -97,7 +97,7 @@ def test_forcing_is_checked_and_measured(handed_in):
     assert points == 4 and "no checkpoint" in reasons[0], (points, reasons)
     shutil.copy(checkpoints.SHIPPED, handed_in / "forcing.pt")
     points, reasons = open_grades.graded(handed_in, "forcing")
-    assert points == 4 and "held-out loss" in reasons[0], "the weights that come along: expected nothing for the loss"
+    assert points == 4 and "held-out loss" in reasons[0], "the weights that come along: no points for the loss"
     one = FORCING.replace("known.shape, generator", "(len(known), 1), generator")
     (handed_in / "forcing.py").write_text(one.replace("arange(F)\n", "zeros(F)\n"))
     points, reasons = open_grades.graded(handed_in, "forcing")
@@ -157,14 +157,15 @@ def test_board_measures_what_an_entry_made(tmp_path, monkeypatch, capsys, few_re
         video, caption = open_grades.real_clips(board.ClipConfig(), "heldout", 40)
         torch.save({"clips": ((video + 1) * 127.5).round().to(torch.uint8), "caption": caption}, command[3])
     monkeypatch.setattr(board, "run", run)
-    call(main, "board", ROOT, "--name", "real clips", "--seeds", 0, 1, "--json", tmp_path / "new" / "row.json")
+    path = tmp_path / "new" / "row.json"
+    call(main, "board", ROOT, "--name", "real clips", "--seeds", 0, 1, "--json", path)
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.startswith("| real clips | nothing | 2 cores"), row
-    table = json.loads((tmp_path / "new" / "row.json").read_text())
+    table = json.loads(path.read_text())
     assert table["seeds"][0]["legibility"] > 0.9 and table["frechet"][0] == table["frechet"][1], table
 
 
-def test_board_says_what_went_wrong(tmp_path, capsys):
+def test_board_says_what_went_wrong(tmp_path):
     (tmp_path / "slow.py").write_text("while True: pass")
     (tmp_path / "bad.py").write_text("raise SystemExit(4)")
     with pytest.raises(board.InputError, match="not done after"):
