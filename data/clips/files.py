@@ -4,14 +4,17 @@ A clip in memory is float (c,T,H,W) in [-1,1], c = 1 grey or 3 RGB; a batch of c
 """
 import math
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import imageio.v2 as imageio
 import imageio.v3 as iio
 import numpy as np
 import torch
+from imageio_ffmpeg import count_frames_and_secs
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from data.runtime.writing import putting_in_place, replacing
 from sora import InputError
 
 WRITES = (".gif", ".mp4", ".webm", ".npy")
@@ -46,13 +49,15 @@ class ClipWriter:
     """Writes clips of `frames` frames piece by piece, as one .gif, .mp4, .webm or .npy (a grid if there are several), and at
     the end a contact sheet .png beside it.
 
-    Videos are fragmented and .npy is mapped from disk: what is written can be read while the rest is still being made,
-    and memory does not grow with the length. .gif is kept in memory and written at the end.
+    All goes to the file `part` (x.part.mp4), which has to be given its name in the end: `putting_in_place`.
+    Videos are fragmented, and the head of a .npy is written anew each time: what is there can be read while the rest
+    is still being made, and memory does not grow with the length. .gif is kept in memory and written at the end.
     """
     still = 20  # frames of a contact sheet
 
     def __init__(self, path, frames, fps=12, scale=1, columns=None):
         self.path, self.frames, self.fps, self.scale, self.columns = Path(path), frames, fps, scale, columns
+        self.part = self.path.with_suffix(".part" + self.path.suffix)
         self.at, self.sheet, self.out, self.sheet_path = 0, [], None, free_for_sheet(self.path)
         self.pick = set(torch.linspace(0, frames - 1, min(frames, self.still)).round().long().tolist())
 
@@ -63,30 +68,41 @@ class ClipWriter:
         T, H, W, _ = pixels.shape
         self.sheet += [videos[:, :, t:t + 1] for t in range(T) if self.at + t in self.pick]
         if self.path.suffix == ".npy":
-            if self.out is None:
-                self.out = np.lib.format.open_memmap(self.path, "w+", np.uint8, (self.frames, H, W, 3))
-            self.out[self.at:self.at + T] = pixels
-            self.out.flush()
+            head = {"descr": "|u1", "fortran_order": False, "shape": (self.at + T, H, W, 3)}
+            with self.part.open("r+b" if self.at else "wb") as file:
+                np.lib.format.write_array_header_1_0(file, head)               # as long for any number of frames
+                file.seek(0, 2)
+                file.write(pixels.tobytes())
         elif self.path.suffix == ".gif":
             self.out = [*(self.out or []), pixels]
         else:
             self.out = self.out or imageio.get_writer(
-                self.path, fps=self.fps, macro_block_size=1, **STREAMED[self.path.suffix])
+                self.part, fps=self.fps, macro_block_size=1, **STREAMED[self.path.suffix])
             for frame in np.pad(pixels, ((0, 0), (0, H % 2), (0, W % 2), (0, 0))):             # h264 wants even sizes
                 self.out.append_data(frame)
         self.at += T
 
     def close(self):
         """Finishes the file and writes the contact sheet: a row a clip, its frames evenly spread."""
-        if not self.at:
-            return
         if self.path.suffix == ".gif":
-            iio.imwrite(self.path, np.concatenate(self.out), loop=0, **gif_time(self.fps))
+            # In memory first: on a full disk Pillow would try again when all is over, with a traceback.
+            gif = iio.imwrite("<bytes>", np.concatenate(self.out), extension=".gif", loop=0, **gif_time(self.fps))
+            self.part.write_bytes(gif)
         elif self.path.suffix in STREAMED:
             self.out.close()
+            self.check_video()
         frames = torch.cat(self.sheet, dim=2).transpose(1, 2)                  # (B,n,c,H,W)
         sheet = grid(frames.flatten(0, 1)[:, :, None], columns=frames.shape[1])
         write_still(self.sheet_path, sheet, self.scale)
+
+    def check_video(self):
+        """Raises OSError unless all frames are in the file: a full disk ends ffmpeg without a word."""
+        try:
+            frames = count_frames_and_secs(str(self.part))[0]
+        except RuntimeError:                                                   # it cannot be read at all
+            frames = 0
+        if frames != self.at:
+            raise OSError(f"ffmpeg wrote {frames} of {self.at} frames")
 
 
 def gif_time(fps):
@@ -118,15 +134,17 @@ def is_ours(path):
 def write_clip(path, videos, fps=12, scale=1, columns=None):
     """Writes clips (B,c,T,H,W) that are all there already; see ClipWriter."""
     writer = ClipWriter(path, videos.shape[2], fps, scale, columns)
-    writer.write(videos)
-    writer.close()
+    with putting_in_place(writer.part, path):
+        writer.write(videos)
+        writer.close()
 
 
 def write_still(path, clip, scale=1):
     """Writes the first frame of a clip (c,T,H,W) as a .png that says it is ours."""
     mark = PngInfo()
     mark.add_text("Software", OURS)
-    iio.imwrite(path, to_pixels(clip, scale)[0], pnginfo=mark)
+    with replacing(path) as file:
+        file.write(iio.imwrite("<bytes>", to_pixels(clip, scale)[0], extension=".png", pnginfo=mark))
 
 
 def check_writable(path):
@@ -141,10 +159,8 @@ def check_writable(path):
 
 def make_folder(path, flag="--out"):
     """Makes the folder and tries to write into it; InputError if that fails. flag: what says where it is."""
-    probe = Path(path) / ".writable"
     try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        Path(path).mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=path).close()                                        # a name of its own, gone at once
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place with {flag}") from None

@@ -2,6 +2,8 @@
 import json
 import math
 
+from data.runtime.writing import replacing
+
 
 def show(title, columns):
     """Prints {column: {metric: (value, low, high)}} as a table, a line for each metric."""
@@ -42,4 +44,5 @@ def write_table(path, table):
             rows = [f"  {json.dumps(row)}: {json.dumps(cell)}" for row, cell in value.items()]
             text = "{\n" + ",\n".join(rows) + "}"
         lines.append(f"{json.dumps(key)}: {text}")
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    with replacing(path, "w") as file:
+        file.write("{\n" + ",\n".join(lines) + "\n}\n")

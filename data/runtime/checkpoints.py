@@ -1,4 +1,4 @@
-"""Checkpoints: one file with everything, written so that a crash never leaves half of one."""
+"""Checkpoints: one file with everything, replaced by a whole one or not at all, checked when read."""
 import os
 import zipfile
 from dataclasses import fields
@@ -8,22 +8,28 @@ from typing import NamedTuple
 import torch
 
 from data.runtime.config import LATER, ClipConfig, check
+from data.runtime.memory import check_network
+from data.runtime.writing import replacing
 from sora import DDPM, DiT, InputError, SiT, VideoVAE
 
 FORMAT = 4  # goes up when an old checkpoint can no longer be read, or would compute something else
+OWN = "out/sora.pt"                                                 # what train.py writes
 SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "tiny.pt"          # made by data/weights/ship.py
-FIELDS = ("config", "words", "command", "vae", "dit", "ema", "stage", "step")
+FIELDS = {"config": dict, "words": list, "command": str, "vae": dict, "dit": dict, "ema": dict,
+          "stage": str, "step": int}                                # what each has to be
+RESUMED = {"optimizers": list, "sums": torch.Tensor, "seconds": float}          # and to go on training
+STAGES = ("vae", "dit")
 
 
 def save_checkpoint(path, **state):
-    """Writes a temporary file beside `path`, then renames it: the old file stays until then.
+    """Writes a checkpoint in place of `path`; the old file stays until the new one is whole.
 
     train.py keeps the config (as a dict), the vocabulary, the command, the weights (vae, dit and
     ema, the average that samples), the stage ("vae" or "dit") with its optimizers, step and seconds,
     and the half-filled line of the log.
     """
-    torch.save({"format": FORMAT, **state}, f"{path}.tmp")
-    os.replace(f"{path}.tmp", path)
+    with replacing(path) as file:
+        torch.save({"format": FORMAT, **state}, file)
 
 
 def load_checkpoint(path, device="cpu"):
@@ -39,13 +45,38 @@ def load_checkpoint(path, device="cpu"):
     except Exception as error:  # a damaged file can fail in the zip, the pickle or the tensor reader
         raise InputError(f"{path}: damaged, or not a checkpoint of sora.py ({type(error).__name__})") from None
     found = state.get("format") if isinstance(state, dict) else None
-    if found != FORMAT:
+    if type(found) is not int or found != FORMAT:
         raise InputError(f"{path}: not a checkpoint of this sora.py (format {found}, not {FORMAT}): "
                          "train it again")
     missing = [name for name in FIELDS if name not in state]
     if missing:
         raise InputError(f"{path}: a checkpoint without {', '.join(missing)}: train it again")
+    wrong = wrong_fields(state)
+    if wrong:
+        raise InputError(f"{path}: not what train.py writes ({wrong[0]}); use another checkpoint")
     return state
+
+
+def wrong_fields(state):
+    """What is wrong with the contents of a checkpoint, in words."""
+    wrong = [f"its {name} is no {kind.__name__}" for name, kind in (FIELDS | RESUMED).items()
+             if name in state and (not isinstance(state[name], kind) or isinstance(state[name], bool))]
+    if wrong:
+        return wrong
+    words = state["words"]
+    if not all(isinstance(word, str) and word for word in words) or len(set(words)) < len(words):
+        wrong.append("its words are not words, each once")
+    if state["stage"] not in STAGES or state["step"] < 0:
+        wrong.append(f"it is of {state['stage']!r}, step {state['step']}")
+    if not all(isinstance(name, str) for name in state["config"]):
+        wrong.append("its config has names that are no text")
+    for name in ("vae", "dit", "ema"):
+        values = state[name].values()
+        if not all(isinstance(x, torch.Tensor) and x.is_floating_point() for x in values):
+            wrong.append(f"its {name} has weights that are no tensors of numbers")
+        elif not all(torch.isfinite(x).all() for x in values):
+            wrong.append(f"its {name} has weights that are infinite or no numbers: training diverged")
+    return wrong
 
 
 def config_of(state, kind, path):
@@ -64,8 +95,11 @@ def load_weights(net, weights, path):
     """load_state_dict of a network or an optimizer; InputError that names the file if it fails."""
     try:
         net.load_state_dict(weights)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[-1].strip()[:99]
+        for p, state in getattr(net, "state", {}).items():          # optimizers check no shapes
+            if any(x.numel() > 1 and x.shape != p.shape for x in state.values()):
+                raise ValueError("an optimizer's state of another shape")
+    except Exception as error:                                      # whatever is wrong is in the file
+        reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()[:99]
         raise InputError(f"{path}: its weights do not fit ({reason}); use the version of sora.py that "
                          "it was trained with") from None
 
@@ -94,6 +128,7 @@ def load_models(path=None, device="cpu"):
         raise InputError(f"{path}: training stopped before the transformer; go on with "
                          "`python3 train.py --resume`")
     config = config_of(state, ClipConfig, path)
+    check_network(config, len(state["words"]), device, path)
     vae = VideoVAE(config).to(device).eval()
     dit = DiT(config, len(state["words"])).to(device).eval()
     load_weights(vae, state["vae"], path)
@@ -103,4 +138,15 @@ def load_models(path=None, device="cpu"):
 
 def default_ckpt():
     """What to sample from if the user does not say: what train.py made, else the weights shipped."""
-    return "out/sora.pt" if Path("out/sora.pt").exists() else str(SHIPPED)
+    if not Path(OWN).exists():
+        return str(SHIPPED)
+    try:
+        state = torch.load(OWN, mmap=True, weights_only=True)
+        untrained = state["stage"] == "vae" or state["step"] == 0
+    except Exception:                                               # load_checkpoint says what is wrong
+        untrained = False
+    if not untrained:
+        return OWN
+    print(f"note: {OWN} has no trained transformer yet (train.py --resume goes on); the weights that come "
+          "along are used")
+    return str(SHIPPED)

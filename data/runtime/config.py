@@ -64,18 +64,34 @@ def check_value(name, kind, value):
         return
     if isinstance(value, bool) or not isinstance(value, (int, kind)):
         raise InputError(f"{name} {value!r}: expected a number ({kind.__name__})")
-    low, high = LEAST.get(name, 1 if kind is int else 0), math.inf
+    low, high = LEAST.get(name, 1 if kind is int else 0), 10 ** 15   # so that estimates can be computed
     if name in SHARES:
         high = 1
     if name == "seed":
         high = 2 ** 63 - 1
     if name == "guidance":
         low = -math.inf
-    if not low <= value <= high or math.isinf(value):
-        expected = f"{low} to {high}" if high < math.inf else f"{low} or more, and finite"
+    if not low <= value <= high or value == -math.inf:
+        expected = f"{low} to {high:g}" if name in SHARES or value > high else f"{low} or more"
         if low == -math.inf:
             expected = "a finite number"
         raise InputError(f"{name} {value}: expected {expected}")
+
+
+def without_effect(config, given, borrowed_vae=False):
+    """Of the fields `given`, those that have no effect beside the others: {name: because}."""
+    cases = (
+        (config.data, "mnist rule digits digit_size", "clips come from --data"),
+        (not config.data, "heldout stride cache", "there is no --data"),
+        (config.shapes, "height width frames batch", "--shapes says it"),
+        (config.process == "sit", "prediction noise_steps", "the process is sit"),
+        (config.known == 0, "anchors reach caption_drop_known", "--known is 0"),
+        (borrowed_vae, "vae_steps vae_batch vae_kl vae_muon vae_lr", "the VAE is another's"))
+    found = {}
+    for holds, names, why in cases:
+        if holds:
+            found |= {name: why for name in names.split() if name in given}
+    return found
 
 
 def window_of(config, window=None, context=None, anchor=True):
@@ -96,6 +112,12 @@ def window_of(config, window=None, context=None, anchor=True):
                          f"{TIME} new ones")
     distance = config.reach // TIME if practised and context + 1 < window else 0
     return window, context, distance
+
+
+def trained_sizes(config):
+    """The sizes (H,W) in pixels that a model was trained at."""
+    sizes = [part.partition(":")[0].split("x")[1:] for part in config.shapes.split()]
+    return [(int(height), int(width)) for height, width in sizes] or [(config.height, config.width)]
 
 
 def ceil_div(a, b):

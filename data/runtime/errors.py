@@ -1,5 +1,6 @@
 """Bad input ends a script with exit code 2 and one line; a programming error keeps its traceback."""
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -7,13 +8,45 @@ from sora import InputError
 
 
 def run_script(main):
-    """Runs a script's main(). What the user can mend is said in one line."""
+    """Runs a script's main(). What the user or the system's owner can mend is said in one line."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):                          # no name or caption can end a run:
             stream.reconfigure(errors="backslashreplace")           # what cannot be printed is \x.., \u....
+    if "WORLD_SIZE" not in os.environ:                              # else it would wait for a barrier
+        signal.signal(signal.SIGTERM, terminate)
     try:
         main()
+    except KeyboardInterrupt:
+        end("stopped", 130)
     except InputError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":                # several processes say it once
-            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        end(error, 2)
+    except BrokenPipeError:                                         # whoever read the output is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
+    except OSError as error:
+        if error.errno is None:                                     # not from the system
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        end(f"{where}{error.strerror}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        end(f"out of memory ({str(error).partition(chr(10))[0][:80]}): make less at once, or smaller", 2)
+
+
+def terminate(*_):
+    """Ends the script as a request to end should: what is half written is removed."""
+    sys.exit(143)
+
+
+def out_of_memory(error):
+    """Whether Python, numpy, or torch on the CPU or a GPU could not get memory."""
+    said = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
+
+
+def end(line, code):
+    """Ends the script with one line."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":                    # several processes say it once
+        print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+    sys.exit(code)

@@ -12,12 +12,24 @@ from sora import InputError
 def use_device(name):
     """Raises InputError unless tensors can be put on the device; sets the CPU up. Returns the name."""
     tune_cpu()
+    kind, _, number = name.partition(":")
     try:
+        if kind not in ("cpu", "cuda", "mps") or number and kind != "cuda":
+            raise RuntimeError("known are cpu, cuda, cuda:0 and so on, and mps")
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0][:60]
         raise InputError(f"--device {name}: not usable ({reason}); expected {default_device()}") from None
     return name
+
+
+def compiles(device):
+    """Whether torch.compile works here: it needs a C++ compiler, and one that it can use."""
+    try:
+        torch.compile(torch.neg)(torch.ones(64, device=device))
+    except Exception:                                               # thousands of lines, if one read them
+        return False
+    return True
 
 
 def default_device():

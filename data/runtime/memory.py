@@ -1,0 +1,81 @@
+"""Whether a machine has the memory for what is asked, by an estimate made before any is taken.
+
+The estimates are low: they count weights, clips and the largest activations. So what they refuse
+could not have worked, and what they let pass may still be too large.
+"""
+import os
+from dataclasses import replace
+
+import torch
+
+from sora import SPACE, TIME, DiT, InputError, VideoVAE
+
+NUMBER = 4                                                          # bytes of a float32
+TRAINED = 4 * NUMBER                # of a weight: itself, its gradient, its momentum, its average
+
+
+def available(device="cpu"):
+    """Bytes of memory of a device in all; infinity if the system does not say."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):                   # Windows
+        return float("inf")
+
+
+def check_memory(what, needed, device="cpu"):
+    """Raises InputError if `needed` bytes are more than the device has. what: in words, with values."""
+    there = available(device)
+    if needed > there:
+        raise InputError(f"{what}: that would take about {amount(needed)} of memory, and the {device} has "
+                         f"{amount(there)}; ask for less")
+
+
+def count_weights(config, n_words):
+    """The weights of (VAE, transformer), without making them: a million blocks cost no more than two."""
+    with torch.device("meta"):
+        vae = VideoVAE(config)
+        one, two = (DiT(replace(config, depth=depth), n_words) for depth in (1, 2))
+    vae, one, two = (sum(p.numel() for p in net.parameters()) for net in (vae, one, two))
+    return vae, one + (config.depth - 1) * (two - one)
+
+
+def check_network(config, n_words, device="cpu", path=None, each=NUMBER):
+    """Raises InputError if the networks of a config cannot be made here. each: bytes of a weight."""
+    vae, dit = count_weights(config, n_words)
+    source = f"{path}: " if path else ""
+    check_memory(f"{source}vae_width {config.vae_width}", vae * each, device)
+    check_memory(f"{source}dim {config.dim}, depth {config.depth}", dit * each, device)
+    if config.process == "ddpm":
+        check_memory(f"{source}noise_steps {config.noise_steps}", 40 * config.noise_steps)
+
+
+def check_training(config, device="cpu", parts=1):
+    """Raises InputError if a run cannot fit: its weights, or one of the `parts` of a step's clips."""
+    check_network(config, 1, device, each=TRAINED)
+    if config.shapes:
+        return                                                      # they are read later
+    size = f"{config.frames}x{config.height}x{config.width}"
+    clip = clip_bytes(config, config.frames, config.height, config.width)
+    check_memory(f"vae_batch {config.vae_batch} of {size}", config.vae_batch / parts * clip, device)
+    cell = SPACE * config.patch
+    tokens = config.frames // TIME * (config.height // cell) * (config.width // cell)
+    kept = NUMBER * tokens * 8 * config.dim * config.depth          # of a clip, for the way back
+    check_memory(f"batch {config.batch} of {size}", config.batch / parts * kept, device)
+
+
+def clip_bytes(config, T, H, W):
+    """Bytes of a clip and of the VAE's largest activations on it, which are at 1/4 of its resolution."""
+    activations = 3 * config.vae_width * (T / TIME) * (H / 4) * (W / 4)
+    return NUMBER * (config.channels * T * H * W + activations)
+
+
+def amount(n):
+    """Bytes in words: 1.5 GB."""
+    n /= 1e6
+    for unit in ("MB", "GB", "TB", "PB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} EB"
