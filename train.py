@@ -5,27 +5,30 @@
     python3 train.py --data FOLDER --out out/mine     your own clips (data/clips/README.md)
     torchrun --nproc_per_node=4 train.py ...          the same run on four GPUs
 
-Writes out/sora.pt (Ctrl-C saves, --resume goes on), out/log.csv, out/preview.gif, out/samples.gif.
+Writes out/sora.pt (Ctrl-C saves, --resume goes on), out/log.csv with a plot log.png, out/preview.gif
+and all previews side by side in growth.png, and at the end out/samples.gif.
 """
 import data  # first of all: it sets how the threads of torch wait
 
 import argparse
-import signal
 from dataclasses import dataclass, fields, replace
 
 import torch
 from numpy.random import SeedSequence
 
+from data.clips.files import make_folder
 from data.evaluation import score
 from data.runtime import machine
+from data.runtime.arguments import Parser
+from data.runtime.checkpoints import STAGES
 from data.runtime.config import ClipConfig
 from data.runtime.errors import run_script
-from data.training import report
-from data.training.loop import save, steps_to_do, together
-from data.training.log import STAGES
+from data.runtime.writing import only_one
+from data.training import growth
+from data.training.loop import obeying_signals, save, steps_to_do, together
 from data.training.packed import packed_loss
-from data.training.start import start
-from sora import SPACE, TIME, diffusion_loss, draw_noise, draw_windows, option, vae_loss
+from data.training.start import begin, replacing_run, start
+from sora import SPACE, TIME, Config, diffusion_loss, draw_noise, draw_windows, option, vae_loss
 
 
 @dataclass(frozen=True)
@@ -59,25 +62,29 @@ PURPOSES = ("windows", "clips", "noise", "statistics")              # each step 
 
 def parse(argv=None):
     """The command line: every field of TrainConfig is a flag, and its help is the field's."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    parser = Parser(__doc__)
+    add = parser.add_argument_group("the run").add_argument
     add("--out", default="out", metavar="DIR", help="folder for checkpoint, log and pictures (out)")
     add("--overwrite", action="store_true", help="start anew although DIR has a checkpoint, which is lost")
     add("--preset", choices=PRESETS, help="which defaults (tiny)")
     add("--until", type=int, default=10 ** 12, metavar="STEP", help="stop after this transformer step")
-    source = parser.add_mutually_exclusive_group()
+    source = parser.add_argument_group("start from").add_mutually_exclusive_group()
     source.add_argument("--resume", action="store_true", help="go on from DIR/sora.pt")
     source.add_argument("--init", metavar="CKPT", help="start from another checkpoint's config and weights")
     source.add_argument("--vae", metavar="CKPT", help="take another's VAE, train only the transformer")
     add("--accumulate", type=int, default=1, metavar="N", help="split each step into N parts, for memory (1)")
     add("--device", default=machine.default_device(), help="cuda, cpu or mps")
     add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (left out: on a GPU only)")
-    group = parser.add_argument_group("config (in brackets: tiny)")
-    for item in fields(TrainConfig):
-        flag, kind = f"--{item.name.replace('_', '-')}", item.type
-        text = f"{item.metadata['help']} ({item.default})".replace("%", "%%")
-        group.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=text)
+    grouped = set()
+    for title, config in (("networks and noise", Config), ("clips and sampling", ClipConfig),
+                          ("training", TrainConfig)):
+        group = parser.add_argument_group(f"{title} (in brackets: tiny)")
+        for item in fields(config):
+            if item.name not in grouped:                            # of ClipConfig what Config has not
+                grouped.add(item.name)
+                flag, kind = f"--{item.name.replace('_', '-')}", item.type
+                text = f"{item.metadata['help']} ({item.default})".replace("%", "%%")
+                group.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=text)
     return parser.parse_args(argv)
 
 
@@ -100,16 +107,22 @@ def train_vae(run):
     """Stage 1: the VAE learns to reconstruct clips. Of several shapes, each takes its turn."""
     c, model = run.config, run.models["vae"]
     for step in steps_to_do(run, c.vae_steps):
-        source, _ = run.mix[step % len(run.mix)]
-        video, _ = source.clips(c.vae_batch, rng(run, step, "clips"))
-        eps = torch.randn(latent_shape(c, video), generator=rng(run, step, "noise", device=run.device),
-                          device=run.device)
+        video, eps = draw_clips(run, step)
         for i, n in run.parts:                                      # this process's parts of the batch
             with machine.autocast(run.device):
                 loss, error, kl = vae_loss(model, video[i::n], eps[i::n], c.vae_kl)
             (loss / run.args.accumulate).backward()
             run.log.add(1 / n, loss=loss, error=error, kl=kl)
         update(run, run.vae, step / c.vae_steps, (c.vae_lr, c.vae_muon))
+
+
+def draw_clips(run, step):
+    """The clips of a step of the VAE, and the noise of their latents."""
+    source, _ = run.mix[step % len(run.mix)]
+    video, _ = source.clips(run.config.vae_batch, rng(run, step, "clips"))
+    eps = torch.randn(latent_shape(run.config, video), device=run.device,
+                      generator=rng(run, step, "noise", device=run.device))
+    return video, eps
 
 
 def train_dit(run):
@@ -119,9 +132,11 @@ def train_dit(run):
     for step in steps_to_do(run, c.steps):
         groups = [draw_group(run, step, shape) for shape in range(len(run.mix))]
         for i, n in run.parts:                                      # this process's parts of the batch
-            loss = dit_loss(run, model, groups, i, n)
+            loss, levels = dit_loss(run, model, groups, i, n)
             (loss * run.world).backward()                           # the mean over processes is taken
             run.log.add(1 / n, loss=loss * n)
+            for level in levels:
+                run.log.add_levels(*level)
         update(run, run.dit, step / c.steps, (c.lr, c.muon))
         decay = min(c.ema, (step + 1) / (step + 10))                # a young average forgets faster
         with torch.no_grad():
@@ -143,7 +158,8 @@ def draw_group(run, step, shape):
 
 
 def dit_loss(run, model, groups, i, n):
-    """The loss of every n-th clip from the i-th on, as its share of the whole batch's loss."""
+    """The loss of every n-th clip from the i-th on, as its share of the whole batch's loss. Also, for
+    each shape, the errors of the latent frames, their levels t / N and which are known, (B,F) each."""
     clips = []
     with machine.autocast(run.device):
         for video, *rest in groups:
@@ -157,9 +173,20 @@ def dit_loss(run, model, groups, i, n):
         else:
             count = sum((~known).sum() * eps.shape[3] * eps.shape[4] for _, _, known, _, _, eps in groups)
             loss, errors = packed_loss(model, run.process, clips, count)
-    for error, (_, _, known, _, t, _) in zip(errors, clips):
-        run.log.add_levels(error, t / run.process.N, known)
-    return loss
+    levels = [(error, t / run.process.N, known) for error, (_, _, known, _, t, _) in zip(errors, clips)]
+    return loss, levels
+
+
+@torch.no_grad()
+def probe(run):
+    """The loss of the next step's first part: what the present weights are worth, before they are saved."""
+    n = len(run.parts) * run.world
+    if run.stage == "dit":
+        groups = [draw_group(run, run.step, shape) for shape in range(len(run.mix))]
+        return dit_loss(run, run.networks["dit"], groups, 0, n)[0]
+    video, eps = draw_clips(run, run.step)
+    with machine.autocast(run.device):
+        return vae_loss(run.vae, video[::n], eps[::n], run.config.vae_kl)[0]
 
 
 def update(run, net, progress, peaks):
@@ -182,40 +209,43 @@ def measure_latents(run):
 def preview(run):
     """Pictures of where the run stands: copies of clips, later samples."""
     with machine.autocast(run.device):
-        score.pictures(run.out / "preview.gif", run.config, run.vae, run.process,
-                       run.ema if run.stage == "dit" else None, run.config.seed, sources=run.sources)
+        videos, _ = score.pictures(run.out / "preview.gif", run.config, run.vae, run.process,
+                                   run.ema if run.stage == "dit" else None, run.config.seed,
+                                   sources=run.sources)
+    growth.keep(run, videos)
 
 
 def main(argv=None):
     """Both stages, then the pictures and the numbers to hold against the README's."""
-    run = start(parse(argv), PRESETS)
-    c, run.preview = run.config, preview
+    args = parse(argv)
+    make_folder(args.out)
+    with only_one(args.out):
+        with replacing_run(args):
+            run = start(args, PRESETS)
+            run.probe, run.preview = probe, preview
+            begin(run)
+        with together(run), obeying_signals(run):
+            if run.stage == "vae":
+                train_vae(run)
+                measure_latents(run)
+                run.stage, run.step, run.seconds = "dit", 0, 0.0
+                save(run)
+            train_dit(run)
+        if run.rank == 0:
+            finish(run)
 
-    def stop(number, _):
-        run.stop = True                                             # finishes the step in hand, then saves
-        signal.signal(number, signal.SIG_DFL)                       # asked twice: at once
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    if run.rank == 0 and run.args.resume:
-        run.log.cut_back(run.stage, run.step)
-    elif run.rank == 0:
-        run.log.cut_back(STAGES[0], 0)                              # of an earlier run, nothing is kept
-    report.begin(run)
-    with together(run):
-        if not run.args.resume:
-            save(run)                                               # so that a crash can be resumed
-        if run.stage == "vae":
-            train_vae(run)
-            measure_latents(run)
-            run.stage, run.step, run.seconds = "dit", 0, 0.0
-            save(run)
-        train_dit(run)
-    if run.rank == 0:
-        with machine.autocast(run.device):
-            samples = score.pictures(run.out / "samples.gif", c, run.vae, run.process, run.ema, c.seed, n=64,
-                                     sources=run.sources)
-            expected = "at least 27 dB and 85 %" if replace(c, seed=0) == PRESETS["tiny"] else "see README.md"
-            print(f"expected {expected}; got {score.verdict(c, run.vae, *samples, c.seed, run.sources)}")
+
+def finish(run):
+    """The pictures, the verdict, and where they are. Ctrl-C ends it at once: the run is saved."""
+    c, ckpt = run.config, run.out / "sora.pt"
+    print(f"{ckpt} is complete; now 64 samples, and a look at them")
+    with machine.autocast(run.device):
+        samples = score.pictures(run.out / "samples.gif", c, run.vae, run.process, run.ema, c.seed, n=64,
+                                 sources=run.sources, progress=True)
+        said = score.verdict(c, run.vae, *samples, c.seed, run.sources, progress=True)
+    expected = "at least 27 dB and 85 %" if replace(c, seed=0) == PRESETS["tiny"] else "see README.md"
+    print(f"expected {expected}; got {said}")
+    print(f"wrote {run.out / 'samples.gif'} and {ckpt}; try: python3 sample.py --ckpt {ckpt}")
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ Rows of clips are compared if both scores have the same number of clips, the sam
 captions. Then each sample of A has a sample of B with its caption and noise, and each copy one of
 the same clip. Rows of real clips are the same clips, so only the loss can differ there.
 """
-import argparse
 import json
 
 import torch
 
 from data.evaluation.intervals import difference
 from data.evaluation.tables import as_text
+from data.runtime.arguments import Parser
 from data.runtime.errors import run_script
 from sora import InputError
 
@@ -58,8 +58,7 @@ def numbers(values):
 
 def main(argv=None):
     """Prints the differences, and leaves out what is equal in every clip."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("a", metavar="A", help="a .score.json")
     parser.add_argument("b", metavar="B", help="another")
     args = parser.parse_args(argv)

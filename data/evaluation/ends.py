@@ -14,6 +14,7 @@ from data.evaluation.judge import Judge, readable, real_clips
 from data.evaluation.metrics import motion, squared_error
 from data.evaluation.score import blank_latent, noise_of
 from data.evaluation.tables import show
+from data.runtime.arguments import Parser
 from data.runtime.checkpoints import default_ckpt, load_models
 from data.runtime.config import window_of
 from data.runtime.errors import run_script
@@ -125,10 +126,9 @@ def extensions(models, n, window, context, anchor, seed, sampling):
 
 def main(argv=None):
     """All three tables."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--ckpt", default=default_ckpt(), help="checkpoint (out/sora.pt, else the weights shipped)")
+    add("--ckpt", help="checkpoint (out/sora.pt, else the weights shipped)")
     add("--n", type=int, default=128, help="clips (128)")
     add("--frames", type=int, default=48, help="video frames of a loop (48)")
     add("--seed", type=int, default=0, help="of clips, captions and noise (0)")
@@ -139,6 +139,7 @@ def main(argv=None):
         help="windows keep the first 4 frames (yes)")
     add("--device", default=default_device(), help="cuda or cpu")
     args = parser.parse_args(argv)
+    args.ckpt = args.ckpt or default_ckpt()
     use_device(args.device)
     models = load_models(args.ckpt, args.device)
     config = models.config

@@ -27,6 +27,7 @@ from data.evaluation.judge import Judge, cells, grey, readable, real_clips
 from data.evaluation.metrics import distance, motion
 from data.evaluation.score import blank_latent, noise_of, through_vae
 from data.evaluation.tables import show
+from data.runtime.arguments import Parser
 from data.runtime.checkpoints import default_ckpt, load_models
 from data.runtime.config import window_of
 from data.runtime.errors import run_script
@@ -135,10 +136,9 @@ def drift(judge, models, n, frames, seed, arm, label, settings):
 
 def parse(argv):
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--ckpt", default=default_ckpt(), help="checkpoint (out/sora.pt, else the weights shipped)")
+    add("--ckpt", help="checkpoint (out/sora.pt, else the weights shipped)")
     add("--out", default="out/drift.csv", metavar="FILE", help="table to write (out/drift.csv)")
     add("--append", action="store_true", help="add to the table that is there, and plot all of it")
     add("--label", default="", help="to put before the names of the arms")
@@ -153,7 +153,9 @@ def parse(argv):
     add("--steps", type=int, help="denoising steps (left out: as in the config)")
     add("--guidance", type=float, help="guidance scale while there are captions (as in the config)")
     add("--device", default=default_device(), help="cuda or cpu")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.ckpt = args.ckpt or default_ckpt()
+    return args
 
 
 def main(argv=None):

@@ -7,7 +7,6 @@ digits (overlaps included). It is shipped as referee.pt, so that scores compare 
     python3 -m data.evaluation.referee --check    prints how well it reads training and held-out digits
     python3 -m data.evaluation.referee            trains it again, prints that, writes referee.pt
 """
-import argparse
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ import torch.nn.functional as nnf
 from tqdm import tqdm
 
 from data.clips.moving_mnist import MovingMNIST, load_digits
+from data.runtime.arguments import Parser
 from data.runtime.machine import tune_cpu
 
 WEIGHTS = Path(__file__).with_name("referee.pt")
@@ -167,8 +167,7 @@ def report(referee, n=2000):
 
 def main(argv=None):
     """Checks, or trains, checks and writes."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--steps", type=int, default=3000, help="training steps (3000)")
     parser.add_argument("--check", action="store_true", help="only check the one that is shipped")
     args = parser.parse_args(argv)

@@ -25,9 +25,10 @@ from sora import (SPACE, TIME, InputError, diffusion_loss, draw_noise, draw_wind
 # --- clips to measure ---------------------------------------------------------------------------------
 
 @torch.no_grad()
-def through_vae(vae, video):
+def through_vae(vae, video, progress=False):
     """What the VAE makes of clips (B,channels,T,H,W) on the CPU: the same shape, on the CPU."""
-    copies = [vae.decode(vae.encode(part.to(vae.mean.device))) for part in video.split(16)]
+    parts = tqdm(video.split(16), "copying", disable=not progress)
+    copies = [vae.decode(vae.encode(part.to(vae.mean.device))) for part in parts]
     return torch.cat([copy.clamp(-1, 1).cpu() for copy in copies])
 
 
@@ -58,7 +59,7 @@ def sample_clips(model, vae, process, config, caption, seed=0, progress=False, *
     return torch.cat(parts)
 
 
-def pictures(path, config, vae, process, dit=None, seed=0, n=8, sources=None):
+def pictures(path, config, vae, process, dit=None, seed=0, n=8, sources=None, progress=False):
     """Writes a picture of up to 16 of n clips: samples, or without a `dit` held-out clips, each
     beside its copy. Returns (videos, caption). sources: as for `real_clips`."""
     caption = real_clips(config, "train", n, seed, sources)[1].to(vae.mean.device)
@@ -66,18 +67,19 @@ def pictures(path, config, vae, process, dit=None, seed=0, n=8, sources=None):
         video, _ = real_clips(config, "heldout", n // 2, seed, sources)
         videos = torch.stack([video, through_vae(vae, video)], dim=1).flatten(0, 1)
     else:
-        videos = sample_clips(dit, vae, process, config, caption, seed)
+        videos = sample_clips(dit, vae, process, config, caption, seed, progress)
     write_clip(path, videos[:16], columns=4, scale=2)
     return videos, caption
 
 
-def verdict(config, vae, videos, caption, seed=0, sources=None):
+def verdict(config, vae, videos, caption, seed=0, sources=None, progress=False):
     """One line on the VAE and on samples. sources: as for `real_clips`."""
     words = (sources["heldout"] if sources else load_data(config, "heldout")).words
     captions = [" ".join(words[i - 1] for i in ids if i) for ids in caption[:16].tolist()]
     print("captions:", ", ".join(captions))
     video, _ = real_clips(config, "heldout", 256, seed, sources)
-    line = f"{psnr(squared_error(video, through_vae(vae, video))):.1f} dB on held-out clips"
+    copies = through_vae(vae, video, progress)
+    line = f"{psnr(squared_error(video, copies)):.1f} dB on held-out clips"
     if not readable(config):
         return line
     with torch.autocast("cpu", enabled=False):                      # the referee reads in float32

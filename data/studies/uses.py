@@ -7,14 +7,13 @@ begins to move; up to a clip; from one clip to another; a loop; another content 
 """
 import data  # first of all: it sets how the threads of torch wait
 
-import argparse
-
 import torch
 
 import sample
 from data.clips.files import grid, write_still
 from data.clips.moving_mnist import MovingMNIST, load_digits
 from data.runtime import machine
+from data.runtime.arguments import Parser
 from data.runtime.checkpoints import SHIPPED, load_models
 from data.runtime.errors import run_script
 
@@ -58,7 +57,7 @@ def rows(models):
 
 def main(argv=None):
     """Writes the sheet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--ckpt", default=str(SHIPPED), help="(the weights that come along)")
     parser.add_argument("--out", default="out/uses.png", help="(out/uses.png)")
     args = parser.parse_args(argv)

@@ -1,7 +1,9 @@
 """Four ways to start a run: new, resumed, or from the weights or the VAE of another checkpoint."""
 import copy
+import logging
 import os
 import warnings
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,17 +12,21 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from data.clips import files
 from data.clips.folder import load_mix, load_sources
 from data.runtime import machine
-from data.runtime.checkpoints import config_of, load_checkpoint, load_weights, make_process
-from data.runtime.config import ClipConfig, check
+from data.runtime.checkpoints import (OWN, RESUMED, SHIPPED, STAGES, config_of, load_checkpoint,
+                                      load_weights, make_process)
+from data.runtime.config import ClipConfig, check, without_effect
+from data.runtime.memory import check_training
+from data.training import report
 from data.training.log import Log
+from data.training.loop import save
 from data.training.packed import Packed
 from sora import DiT, InputError, Muon, VideoVAE
 
 VAE_FIELDS = ("channels", "latent_channels", "vae_width")           # what a borrowed VAE decides
 TARGET_FIELDS = ("process", "prediction", "noise_steps")            # what a resumed run has to keep
+FILES = ("sora.pt", "log.csv", "growth.png")                        # what --overwrite puts aside
 
 
 def start(args, presets):
@@ -29,7 +35,6 @@ def start(args, presets):
     if args.until < 1:
         raise InputError(f"--until {args.until}: expected 1 or more")
     machine.use_device(args.device)
-    files.make_folder(args.out)
     path = Path(args.out) / "sora.pt"
     if args.resume:
         return resume(args, preset, path)
@@ -47,15 +52,27 @@ def start(args, presets):
 
 def resume(args, preset, path):
     """Goes on where a run stopped, as if it had not."""
+    old = aside(path)
+    if old.exists() and not path.exists():
+        raise InputError(f"{path}: --overwrite was killed before its first save. {old} is the run before: "
+                         f"rename it to {path.name} to go on with that, or start anew")
     saved = load_checkpoint(path, args.device)
-    if "optimizers" not in saved:
-        raise InputError(f"{path}: has no optimizers to go on with; start from its weights with --init")
+    missing = [name for name in RESUMED if name not in saved]
+    if missing:
+        raise InputError(f"{path}: has no {', '.join(missing)} to go on with; start from its weights with "
+                         "--init")
     config = flags_over(args, config_of(saved, type(preset), path), path, keep=TARGET_FIELDS)
     run = build(args, config, saved["words"])
     for name in ("vae", "dit", "ema"):
         load_weights(getattr(run, name), saved[name], path)
     run.stage, run.step, run.seconds = saved["stage"], saved["step"], saved["seconds"]
-    for optimizer, state in zip(run.optimizers[run.stage], saved["optimizers"]):
+    run.saved = run.stage, run.step
+    if run.stage == "dit" and run.step >= args.until:
+        raise InputError(f"--until {args.until}: {path} is at step {run.step} already; expected more")
+    optimizers = run.optimizers[run.stage]
+    if len(saved["optimizers"]) != len(optimizers) or saved["sums"].shape != run.log.sums.shape:
+        raise InputError(f"{path}: its optimizers or its sums do not fit; use the flags of its first command")
+    for optimizer, state in zip(optimizers, saved["optimizers"]):
         load_weights(optimizer, state, path)
     if run.rank == 0:                                               # they are those of all processes
         run.log.sums.copy_(saved["sums"])
@@ -75,6 +92,9 @@ def start_from(args, preset, path):
 
 def start_with_vae(args, preset, path):
     """Starts with the VAE of another checkpoint and a new transformer."""
+    if path == OWN and not Path(path).exists():
+        print(f"note: there is no {OWN} yet; the VAE that comes along is used ({SHIPPED})")
+        path = str(SHIPPED)
     saved = load_trained_vae(path, args.device)
     theirs = config_of(saved, ClipConfig, path)
     config = replace(preset, **{name: getattr(theirs, name) for name in VAE_FIELDS})
@@ -101,7 +121,11 @@ def flags_over(args, config, path=None, keep=(), with_preset=False):
         if name in given and given[name] != getattr(config, name):
             raise InputError(f"--{name.replace('_', '-')} {given[name]}: {path} has {getattr(config, name)}; "
                              "leave it out")
-    return check(replace(config, **given))
+    config = check(replace(config, **given))
+    if os.environ.get("RANK", "0") == "0":
+        for name, why in without_effect(config, given, bool(args.vae)).items():
+            print(f"note: --{name.replace('_', '-')} has no effect: {why}")
+    return config
 
 
 def build(args, config, known_words=None):
@@ -111,6 +135,9 @@ def build(args, config, known_words=None):
     check_parts(args, [config.vae_batch] + ([] if config.shapes else [config.batch]))
     device, (rank, world) = args.device, machine.join_processes(args.device)
     parts = world * args.accumulate
+    check_training(config, device, parts)
+    if args.overwrite and rank == 0:
+        set_aside(Path(args.out))
     if rank > 0:
         dist.barrier()                                              # the first decodes a folder of clips
     mix, words, config = load_mix(config, device, known_words)
@@ -122,21 +149,33 @@ def build(args, config, known_words=None):
     vae, dit = VideoVAE(config).to(device), DiT(config, len(words)).to(device)
     out = Path(args.out)
     run = SimpleNamespace(
-        args=args, config=config, device=device, mix=mix, sources=sources, words=words, out=out, stop=False,
+        args=args, config=config, device=device, mix=mix, sources=sources, words=words, out=out, stop=0,
+        saved=None, told_of_matplotlib=False,
         rank=rank, world=world, parts=[(i, parts) for i in range(rank, parts, world)],
         stage="vae", step=0, seconds=0.0, log=Log(out / "log.csv", device), report=None,
         process=make_process(config, device),
         vae=vae, dit=dit, ema=copy.deepcopy(dit).requires_grad_(False),
         optimizers={"vae": make_optimizers(vae, config.vae_lr, config.vae_muon),
                     "dit": make_optimizers(dit, config.lr, config.muon)})
-    run.models = {"vae": vae, "dit": dit if len(mix) == 1 else Packed(dit)}     # what a step calls
+    run.networks = {"vae": vae, "dit": dit if len(mix) == 1 else Packed(dit)}
+    run.models = dict(run.networks)                                 # what a step calls
     if args.compile or args.compile is None and device.startswith("cuda"):
-        torch._dynamo.config.suppress_errors = True                 # falls back to eager, with a message
-        run.models = {name: torch.compile(model) for name, model in run.models.items()}
+        compile_networks(run)
     if world > 1:
         warnings.filterwarnings("ignore", "Grad strides do not match")          # of kernels of 1 x 1 x 1
         run.models = {name: DistributedDataParallel(model) for name, model in run.models.items()}
     return run
+
+
+def compile_networks(run):
+    """torch.compile, or one line on why not."""
+    if machine.compiles(run.device):
+        torch._dynamo.config.suppress_errors = True                 # what cannot be compiled runs as it is,
+        torch._logging.set_logs(dynamo=logging.CRITICAL, inductor=logging.CRITICAL)     # without tracebacks
+        run.models = {name: torch.compile(model) for name, model in run.models.items()}
+    elif run.rank == 0:
+        print("note: torch.compile finds no C++ compiler that works (a recent g++ or clang++): all runs as "
+              "it is, which is slower but right")
 
 
 def check_parts(args, batches):
@@ -159,3 +198,49 @@ def make_optimizers(net, lr, muon_lr):
     if matrices:
         optimizers.append(Muon(matrices, muon_lr))
     return optimizers
+
+
+# --- where a run is kept --------------------------------------------------------------------------------
+
+def aside(path):
+    """What a file of an old run is called until the run that takes its place has saved."""
+    return path.with_name(f"{path.name}.old")
+
+
+@contextmanager
+def replacing_run(args):
+    """A block that starts a run and saves it once. With --overwrite, the files that `set_aside` renames
+    in it are lost at its end. If it fails, they come back; if it is killed, --resume finds no new run,
+    and does not take the old one for it."""
+    files = []
+    if args.overwrite and os.environ.get("RANK", "0") == "0":       # the first of several processes
+        files = [Path(args.out) / name for name in FILES]
+    try:
+        yield
+        for file in files:
+            aside(file).unlink(missing_ok=True)
+    except BaseException:
+        for file in files:
+            if aside(file).exists():
+                os.replace(aside(file), file)
+        raise
+
+
+def set_aside(out):
+    """Renames the files of an old run, the checkpoint first."""
+    for name in FILES:
+        if (out / name).exists():
+            os.replace(out / name, aside(out / name))
+
+
+def begin(run):
+    """The log, as far as the checkpoint goes; and a checkpoint at once, so that a crash can be resumed."""
+    if run.rank == 0 and run.args.resume:
+        run.log.cut_back(run.stage, run.step)
+    elif run.rank == 0:
+        run.log.cut_back(STAGES[0], 0)                              # of an earlier run, nothing is kept
+    if run.rank == 0 and not run.args.resume:
+        (run.out / "growth.png").unlink(missing_ok=True)
+    if not run.args.resume:
+        save(run)
+    report.begin(run)

@@ -6,8 +6,7 @@ sample.py takes these if there is no out/sora.pt; `train.py --init data/weights/
 """
 import data  # first of all: it sets how the threads of torch wait
 
-import argparse
-
+from data.runtime.arguments import Parser
 from data.runtime.checkpoints import load_checkpoint, save_checkpoint
 from data.runtime.errors import run_script
 from sora import InputError
@@ -15,7 +14,7 @@ from sora import InputError
 
 def main(argv=None):
     """Averaged weights only, once, as float16."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("ckpt", help="whose averaged weights to take")
     parser.add_argument("--out", default="out/ship.pt", help="(out/ship.pt)")
     args = parser.parse_args(argv)
