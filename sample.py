@@ -19,10 +19,10 @@ Writes .gif, .mp4, .webm or .npy by the name's ending, and a contact sheet .png 
 """
 import data  # first of all: it sets how the threads of torch wait
 
+import sys
 from types import SimpleNamespace
 
 import torch
-from tqdm import tqdm
 
 from data.clips import files
 from data.clips.captions import words_in
@@ -32,7 +32,10 @@ from data.runtime import machine
 from data.runtime.checkpoints import load_models
 from data.runtime.config import ceil_div, window_of
 from data.runtime.errors import run_script
-from data.sampling.flags import check_flags, given_clips, least_window, parse, score_path
+from data.runtime.writing import putting_in_place
+from data.sampling.flags import (check_flags, check_room, given_clips, least_window, parse, print_notes,
+                                 score_path)
+from data.sampling.watch import Progress, Range, checked
 from sora import SPACE, TIME, InputError, connect, extend, generate, loop, take
 
 
@@ -166,23 +169,25 @@ def text_to_video(models, prompt, n=1, frames=None, seed=0, **options):
     """Clips (n,channels,T,H,W) in [-1,1] on the CPU. options: as for `make_job` and `generate`."""
     latents, _, frames = from_text(make_job(models, prompt, n, seed, **options), frames)
     latent = take(latents, ceil_div(frames, TIME))
-    return models.vae.decode(latent)[:, :, :frames].clamp(-1, 1).cpu()
+    return checked(models.vae.decode(latent)[:, :, :frames].clamp(-1, 1).cpu())
 
 
-def write_video(vae, latents, skip, frames, writer):
-    """Decodes latents as they come and writes the frames: `skip` are left out, then `frames` written."""
-    cache, at = {}, -skip                                           # the decoder goes on where it was
-    with tqdm(total=frames, unit="frame") as bar:
-        for latent in latents:
-            for part in latent.split(8, dim=2):                     # in parts, for the memory
-                video = vae.decode(part, cache).clamp(-1, 1)
-                shown = video[:, :, max(-at, 0):max(frames - at, 0)]
-                at += video.shape[2]
-                if shown.shape[2]:
-                    writer.write(shown)
-                    bar.update(shown.shape[2])
-            if at >= frames:
-                return
+def write_video(vae, latents, skip, frames, writer, show):
+    """Decodes latents as they come and writes the frames: `skip` are left out, then `frames` written, and
+    show(n) is told how many are there. InputError if it is no video that comes out."""
+    cache, at, seen = {}, -skip, Range()                          # the decoder goes on where it was
+    for latent in latents:
+        for part in latent.split(8, dim=2):                         # in parts, for the memory
+            video = vae.decode(part, cache).clamp(-1, 1)
+            shown = video[:, :, max(-at, 0):max(frames - at, 0)]
+            at += video.shape[2]
+            if shown.shape[2]:
+                seen.add(shown)
+                writer.write(shown)
+                show(at)
+        if at >= frames:
+            break
+    seen.check()
 
 
 def choose(args, job, clips):
@@ -215,26 +220,36 @@ def main(argv=None):
     options = dict(steps=args.steps, guidance=args.guidance, sampler=args.sampler)
     options = {name: value for name, value in options.items() if value is not None}
     if args.score:
+        check_room(args, config, (config.height, config.width), config.frames // TIME)
         with machine.autocast(args.device):
             return score.score(*models, score_path(args.ckpt), args.n or 256, args.seed, args.mnist_test, **options)
     windows = window_of(config, args.window, args.context, args.anchor)
     if windows[0] < least_window(args):
         raise InputError(f"--window {windows[0] * TIME}: expected at least {least_window(args) * TIME} frames")
     clips, size, rate = given_clips(args, config)
+    fps, shown = args.fps or rate or 12, args.frames or config.frames
+    print_notes(args, config, size, fps)
+    scale = args.scale or max(round(128 / size[1]), 1)
+    check_room(args, config, size, windows[0], shown, scale)
     job = make_job(models, args.prompt, args.n or 1, args.seed, size, windows, **options)
-    if args.prompt and not config.data and job.caption.shape[1] != config.digits:
-        print(f"note: the captions of this model's training clips have {config.digits} words, yours "
-              f"{job.caption.shape[1]}")
-    with machine.autocast(args.device):
+    strength = args.strength or 0.6 if args.edit else 1.0
+    progress = Progress(models.dit, models.process, shown, job.sampling["steps"], strength, args.sampler)
+    job.model = progress, models.process
+    with machine.autocast(args.device), progress:
         latents, skip, frames = choose(args, job, clips)
-        scale = args.scale or max(round(128 / (job.empty.shape[4] * SPACE)), 1)
-        writer = files.ClipWriter(args.out, frames, args.fps or rate or 12, scale)
-        try:
-            write_video(models.vae, latents, skip, frames, writer)
-        finally:
+        progress.frames = frames
+        writer = files.ClipWriter(args.out, frames, fps, scale)
+        with putting_in_place(writer.part, args.out):
+            try:
+                write_video(models.vae, latents, skip, frames, writer, progress.show)
+            except KeyboardInterrupt:
+                if writer.at == 0:
+                    raise
             writer.close()                                          # what there is, even after Ctrl-C
-    print(f"{args.ckpt} wrote {args.out} and {writer.sheet_path}: "
-          f"{len(job.caption)} x {frames} frames")
+    if writer.at < frames:
+        print(f"stopped; {args.out} has {writer.at} of {frames} frames")
+        sys.exit(130)
+    print(f"{args.ckpt} wrote {args.out} and {writer.sheet_path}: {len(job.caption)} x {frames} frames")
 
 
 if __name__ == "__main__":

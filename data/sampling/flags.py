@@ -1,24 +1,32 @@
 """The command line of sample.py: its flags, their check, and the clips that it names."""
 import argparse
 import math
+import os
 from pathlib import Path
 
 from data.clips import files
 from data.clips.given import given_clip, parse_size
 from data.runtime import machine
+from data.runtime.arguments import Parser
+from data.runtime.config import trained_sizes
 from data.runtime.checkpoints import SHIPPED, default_ckpt
-from sora import SPACE, InputError
+from data.runtime.memory import NUMBER, check_memory, clip_bytes
+from data.runtime.writing import check_disk
+from sora import SPACE, TIME, InputError
+
+# of each use, the flags that have no effect on it
+IGNORED = {"score": "out prompt frames size window context anchor fps scale".split(),
+           "edit": "context anchor".split(), "image": ["resize"]}
 
 
 def parse(description, argv=None):
     """The command line."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description)
     add = parser.add_argument
-    add("--ckpt", default=default_ckpt(), help="checkpoint (out/sora.pt, else the weights that come along)")
+    add("--ckpt", help="checkpoint (out/sora.pt, else the weights that come along)")
     add("--out", default="out/sample.gif", metavar="FILE", help=".gif, .mp4, .webm or .npy (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: any')
-    use = parser.add_mutually_exclusive_group()
+    use = parser.add_argument_group("what to make").add_mutually_exclusive_group()
     use.add_argument("--image", metavar="FILE", help="begin with this picture")
     use.add_argument("--extend", metavar="CLIP", help="go on from a clip: video, .npy or folder of pictures")
     use.add_argument("--extend-backward", metavar="CLIP", help="end with this clip")
@@ -29,6 +37,7 @@ def parse(description, argv=None):
     use.add_argument("--score", action="store_true", help="measure --n clips of each kind (256), write a .score.json "
                      "beside the checkpoint; obeys --seed, --steps, --guidance, --sampler, --device")
     add("--mnist-test", metavar="FILE", help="of --score: predict the clips of mnist_test_seq.npy (64x64)")
+    add = parser.add_argument_group("how").add_argument
     add("--strength", type=float, help="of --edit: near 0 leaves the clip, 1 leaves nothing of it (0.6)")
     add("--frames", type=int, help="frames in all (as in training; 64 more than the clip to extend; with --connect "
                                    "as many between as fit into one window)")
@@ -46,7 +55,11 @@ def parse(description, argv=None):
     add("--fps", type=float, help="frames a second of the file (as in the clip that is given, else 12)")
     add("--scale", type=int, help="enlarge every pixel to SCALE x SCALE (so that a clip is about 128 wide)")
     add("--device", default=machine.default_device(), help="cuda, cpu or mps")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.ckpt = args.ckpt or default_ckpt()
+    args.ignored = [f"--{name}" for use, names in IGNORED.items() for name in names
+                    if getattr(args, use) and getattr(args, name) != parser.get_default(name)]
+    return args
 
 
 def given_names(args):
@@ -63,6 +76,10 @@ def check_flags(args):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name} {value}: expected more than 0")
+    if args.fps is not None and not 0.01 <= args.fps <= 1000:
+        raise InputError(f"--fps {args.fps}: expected 0.01 to 1000 frames a second")
+    if args.ignored:
+        print(f"note: {', '.join(args.ignored)}: no effect here")
     if args.guidance is not None and not math.isfinite(args.guidance):
         raise InputError(f"--guidance {args.guidance}: expected a number, 1 for none")
     if not 0 <= args.seed < 2 ** 62:
@@ -79,8 +96,9 @@ def check_flags(args):
     if args.score:
         return files.make_folder(score_path(args.ckpt).parent)
     files.check_writable(args.out)
+    written = [os.path.realpath(path) for path in (args.out, Path(args.out).with_suffix(".png"))]
     for name in given:
-        if Path(name).resolve() in (Path(args.out).resolve(), Path(args.out).with_suffix(".png").resolve()):
+        if os.path.realpath(name) in written:                       # realpath bears links in a circle
             raise InputError(f"--out {args.out}: would be written over {name}; choose another name")
         if Path(name).is_dir() and Path(name).resolve() == Path(args.out).resolve().parent:
             raise InputError(f"--out {args.out}: lies in the clip {name}; choose another folder")
@@ -89,9 +107,48 @@ def check_flags(args):
 def score_path(ckpt):
     """Where --score writes: beside the checkpoint, in out/ for the weights that come along."""
     path = Path(ckpt)
-    if path.resolve().parent == SHIPPED.parent:
+    if Path(os.path.realpath(path)).parent == SHIPPED.parent:
         path = Path("out") / path.name
     return path.with_suffix(".score.json")
+
+
+def check_room(args, config, size, window, frames=0, scale=1):
+    """Raises InputError if what is asked cannot fit into memory, or onto the disk, before any is taken.
+
+    size: (H,W) in pixels; window: in latent frames; frames: to be written; scale: as for the file."""
+    H, W = size
+    n, steps = args.n or 1, args.steps or config.sample_steps
+    if args.loop or args.connect or args.extend_backward:           # all is made before any is written
+        window = max(window, frames // TIME)
+    check_memory(f"--steps {steps}", 24 * steps)                    # the levels
+    latent = n * window * config.latent_channels * (H // SPACE) * (W // SPACE)
+    what = f"--n {n}, {window * TIME} frames of {H}x{W} at once"
+    check_memory(what, 10 * NUMBER * latent, args.device)
+    check_memory(what, n * clip_bytes(config, min(8, window) * TIME, H, W), args.device)
+    if args.score:
+        return
+    pixels = 3 * n * H * W * scale ** 2                             # of a frame of the file
+    at_once = frames if args.out.endswith(".gif") else min(frames, 8 * TIME)
+    what = f"--out {args.out}: {frames} frames of --n {n} clips at --scale {scale}"
+    check_memory(what, pixels * at_once)
+    if args.out.endswith(".npy"):
+        check_disk(what, args.out, pixels * frames)
+
+
+def print_notes(args, config, size, fps):
+    """Says what of a request is far from what the model was trained on, or has no effect."""
+    if fps > 50 and args.out.lower().endswith(".gif"):
+        print(f"note: a .gif plays at most 50 frames a second, not {fps:g}; .mp4 plays more")
+    words = len(args.prompt.split())
+    if words and not config.data and words != config.digits:
+        print(f"note: the captions of this model's training clips have {config.digits} words, yours {words}: "
+              "expect something in between")
+    trained = trained_sizes(config)
+    if args.size and not args.resize and size not in trained:
+        known = ", ".join(f"{height}x{width}" for height, width in trained)
+        print(f"note: {args.size} was not trained, only {known}: expect less of it, or nothing")
+    if args.guidance is not None and not args.prompt:
+        print("note: --guidance has no effect without --prompt")
 
 
 def least_window(args):
