@@ -46,12 +46,11 @@ def threads():
 
 @pytest.fixture(autouse=True)
 def as_found():
-    """Each test begins with seed 0, and leaves the signals as they were: train.main takes them over."""
+    """Each test begins with seed 0, and leaves SIGTERM as it was: run_script takes it over."""
     torch.manual_seed(0)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = signal.getsignal(signal.SIGTERM)
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    signal.signal(signal.SIGTERM, before)
 
 
 def call(main, *args):
@@ -97,6 +96,11 @@ def read_log(out):
 def close(a, b, atol=1e-5):
     """Whether two tensors are equal but for rounding."""
     return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=atol)
+
+
+def names_in(folder):
+    """The names of the files in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def same(a, b):
@@ -150,8 +154,8 @@ def ckpt(trained):
 def quick(monkeypatch):
     """Runs without pictures, report and verdict, which take longer than a miniature's training."""
     monkeypatch.setattr(train, "preview", lambda run: None)
-    monkeypatch.setattr(train.score, "pictures", lambda *args, **keywords: (None, None))
-    monkeypatch.setattr(train.score, "verdict", lambda *args: "nothing: not measured in this test")
+    monkeypatch.setattr(train.score, "pictures", lambda *args, **keywords: (torch.zeros(8, 1, 16, 32, 32), None))
+    monkeypatch.setattr(train.score, "verdict", lambda *args, **keywords: "nothing: not measured in this test")
     monkeypatch.setattr(report, "begin", lambda run: None)
 
 
@@ -195,13 +199,13 @@ def make(trained, tmp_path, monkeypatch, capsys):
     how many video frames of these it left out, and what it printed."""
     real, seen = sample.write_video, []
 
-    def watched(vae, latents, skip, frames, writer):
+    def watched(vae, latents, skip, *rest):
         def noted():
             for latent in latents:
                 parts.append(latent)
                 yield latent
         parts = []
-        real(vae, noted(), skip, frames, writer)
+        real(vae, noted(), skip, *rest)
         seen.append((torch.cat(parts, dim=2), skip))
     monkeypatch.setattr(sample, "write_video", watched)
 

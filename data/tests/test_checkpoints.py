@@ -13,10 +13,16 @@ from data.runtime import checkpoints
 from data.runtime.checkpoints import FIELDS, load_checkpoint, load_models, save_checkpoint
 from data.tests.conftest import call, complaint, same, start
 from data.weights import ship
+from sora import InputError
+
+
+def a_state(step=0):
+    """A checkpoint with next to nothing in it."""
+    return {name: kind() for name, kind in FIELDS.items()} | {"stage": "dit", "step": step}
 
 
 def test_checkpoint_round_trip(tmp_path):
-    state = dict.fromkeys(FIELDS, 1) | dict(step=3, dit={"a": torch.randn(3)}, words=["0", "1"],
+    state = a_state() | dict(step=3, dit={"a": torch.randn(3)}, words=["0", "1"],
                                             config={"dim": 48})
     save_checkpoint(tmp_path / "x.pt", **state)
     back = load_checkpoint(tmp_path / "x.pt")
@@ -26,17 +32,19 @@ def test_checkpoint_round_trip(tmp_path):
 
 
 def test_a_crash_while_saving_keeps_the_old_checkpoint(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path / "x.pt", **dict.fromkeys(FIELDS, 1))
+    save_checkpoint(tmp_path / "x.pt", **a_state(1))
 
-    def half(state, path):
-        Path(path).write_bytes(b"half a checkpo")
-        raise OSError("disk full")
+    def half(state, file):
+        file.write(b"half a checkpo")
+        raise OSError(28, "No space left on device")
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError):
-        save_checkpoint(tmp_path / "x.pt", **dict.fromkeys(FIELDS, 2))
+    with pytest.raises(InputError, match="x.pt: cannot be written .No space left on device; .* GB are free"):
+        save_checkpoint(tmp_path / "x.pt", **a_state(2))
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "x.pt")["step"] == 1, (
         "the old checkpoint is lost though the new one failed")
+    left = [p.name for p in tmp_path.iterdir()]
+    assert left == ["x.pt"], f"expected no half file, got {left}"
 
 
 @pytest.fixture(scope="module")

@@ -123,7 +123,7 @@ def test_one_signal_stops_all_processes(tmp_path):
     wait_for_steps(tmp_path, both)
     both[1].send_signal(signal.SIGTERM)
     (code0, said0), (code1, said1) = map(ended, both)
-    assert (code0, code1) == (130, 130), said0 + said1
+    assert (code0, code1) == (143, 143), said0 + said1
     step = re.search(r"stopped at dit step (\d+) and saved", said0)
     assert step and "stopped" not in said1 and "Traceback" not in said0 + said1
     assert torch.load(tmp_path / "sora.pt")["step"] == int(step[1])

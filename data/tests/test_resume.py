@@ -48,7 +48,7 @@ def test_a_resumed_run_is_as_if_never_stopped(trained, tmp_path, quick, stop_at)
 
 
 def test_a_signal_to_the_process_saves_and_the_run_goes_on(tmp_path, quick, capsys):
-    """SIGTERM, as batch systems send it: exit code 130, one line, and nothing is lost."""
+    """SIGTERM, as batch systems send it: exit code 143, one line, and nothing is lost."""
     flags = [*NETS, *("--steps 80 --batch 2 --vae-steps 2 --vae-batch 2 --log-every 1 "
                       "--save-every 1000").split()]
     command = [sys.executable, ROOT / "train.py", *flags, "--out", tmp_path / "cut"]
@@ -64,7 +64,7 @@ def test_a_signal_to_the_process_saves_and_the_run_goes_on(tmp_path, quick, caps
         printed, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130, f"SIGTERM: expected exit code 130, got {process.returncode}: {errors}"
+    assert process.returncode == 143, f"SIGTERM: expected exit code 143, got {process.returncode}: {errors}"
     step = load_checkpoint(tmp_path / "cut" / "sora.pt")["step"]
     assert f"stopped at dit step {step} and saved; go on with --resume" in printed, f"got {printed!r}"
     assert "Traceback" not in errors, f"a traceback: {errors}"
