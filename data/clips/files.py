@@ -50,8 +50,9 @@ class ClipWriter:
     the end a contact sheet .png beside it.
 
     All goes to the file `part` (x.part.mp4), which has to be given its name in the end: `putting_in_place`.
-    Videos are fragmented, and the head of a .npy is written anew each time: what is there can be read while the rest
-    is still being made, and memory does not grow with the length. .gif is kept in memory and written at the end.
+    Videos are fragmented, and the head of a .npy is written anew each time: what is there can be read
+    while the rest is still being made, and memory does not grow with the length. .gif is kept in memory
+    and written at the end.
     """
     still = 20  # frames of a contact sheet
 
@@ -70,7 +71,7 @@ class ClipWriter:
         if self.path.suffix == ".npy":
             head = {"descr": "|u1", "fortran_order": False, "shape": (self.at + T, H, W, 3)}
             with self.part.open("r+b" if self.at else "wb") as file:
-                np.lib.format.write_array_header_1_0(file, head)               # as long for any number of frames
+                np.lib.format.write_array_header_1_0(file, head)    # as long for any number of frames
                 file.seek(0, 2)
                 file.write(pixels.tobytes())
         elif self.path.suffix == ".gif":
@@ -86,7 +87,8 @@ class ClipWriter:
         """Finishes the file and writes the contact sheet: a row a clip, its frames evenly spread."""
         if self.path.suffix == ".gif":
             # In memory first: on a full disk Pillow would try again when all is over, with a traceback.
-            gif = iio.imwrite("<bytes>", np.concatenate(self.out), extension=".gif", loop=0, **gif_time(self.fps))
+            time = gif_time(self.fps)
+            gif = iio.imwrite("<bytes>", np.concatenate(self.out), extension=".gif", loop=0, **time)
             self.part.write_bytes(gif)
         elif self.path.suffix in STREAMED:
             self.out.close()
@@ -161,6 +163,6 @@ def make_folder(path, flag="--out"):
     """Makes the folder and tries to write into it; InputError if that fails. flag: what says where it is."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=path).close()                                        # a name of its own, gone at once
+        TemporaryFile(dir=path).close()                             # a name of its own, gone at once
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place with {flag}") from None

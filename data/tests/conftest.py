@@ -98,11 +98,6 @@ def close(a, b, atol=1e-5):
     return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=atol)
 
 
-def names_in(folder):
-    """The names of the files in a folder, sorted."""
-    return sorted(path.name for path in folder.iterdir())
-
-
 def same(a, b):
     """Equal, bit for bit, all the way down."""
     if isinstance(a, torch.Tensor):

@@ -18,7 +18,7 @@ import train
 from data.clips import files
 from data.runtime.errors import run_script
 from data.runtime.writing import replacing
-from data.tests.conftest import RUN, call, complaint, names_in
+from data.tests.conftest import RUN, call, complaint
 from data.training.log import Log
 from sora import InputError
 
@@ -32,6 +32,11 @@ def full_disk(n):
         yield
     finally:                                                        # pytest writes files, too
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def names_in(folder):
+    """The names of the files in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 # --- writing -------------------------------------------------------------------------------------------

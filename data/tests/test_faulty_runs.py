@@ -11,7 +11,8 @@ from data.runtime.checkpoints import load_checkpoint
 from data.runtime.errors import run_script
 from data.runtime.writing import only_one
 from data.studies import kills
-from data.tests.conftest import RUN, assert_same_run, call, complaint, names_in
+from data.tests.conftest import RUN, assert_same_run, call, complaint
+from data.tests.test_faults import names_in
 from data.training.log import HEAD, Log
 from sora import InputError
 
@@ -19,8 +20,8 @@ from sora import InputError
 # --- the run -------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name,value", [
-    ("optimizers", None), ("optimizers", []), ("optimizers", [{}, {}]), ("optimizers", ["x", 3]), ("sums", 3.5),
-    ("sums", torch.zeros(3)), ("seconds", "long"), ("seconds", None), ("step", True), ("stage", "gan")])
+    ("optimizers", None), ("optimizers", []), ("optimizers", [{}, {}]), ("optimizers", ["x", 3]),
+    ("sums", 3.5), ("sums", torch.zeros(3)), ("seconds", "long"), ("seconds", None), ("step", True), ("stage", "gan")])
 def test_a_run_is_not_resumed_from_what_is_none(trained, tmp_path, capsys, quick, name, value):
     state = load_checkpoint(trained / "sora.pt")
     torch.save(state | {name: value}, tmp_path / "sora.pt")
