@@ -17,13 +17,12 @@ from PIL.PngImagePlugin import PngInfo
 from data.runtime.writing import putting_in_place, replacing
 from sora import InputError
 
-WRITES = (".gif", ".mp4", ".webm", ".npy")
-STREAMED = {  # how to write a video that can be read while the rest is still being made
+OURS = "contact sheet of sora.py"                       # a text in the pictures that may be overwritten
+CODECS = {                                              # the file can be read while the rest is being made
     ".mp4": {"codec": "libx264", "output_params":
              "-movflags frag_keyframe+empty_moov -g 24 -flush_packets 1".split()},
     ".webm": {"codec": "libvpx-vp9", "quality": None, "output_params":
-              "-crf 18 -b:v 0 -deadline realtime -cpu-used 6 -g 24 -cluster_time_limit 1000 -flush_packets 1".split()}}
-OURS = "contact sheet of sora.py"                       # a text in the pictures that may be overwritten
+              "-crf 18 -b:v 0 -deadline realtime -cpu-used 6 -g 24 -cluster_time_limit 1000".split()}}
 
 
 def to_pixels(video, scale=1):
@@ -45,74 +44,112 @@ def grid(videos, columns=None, gap=2):
     return sheet
 
 
-class ClipWriter:
-    """Writes clips of `frames` frames piece by piece, as one .gif, .mp4, .webm or .npy (a grid if there are several), and at
-    the end a contact sheet .png beside it.
+class ArrayFile:
+    """A .npy that is whole after every piece: its head says how many frames there are so far."""
 
-    All goes to the file `part` (x.part.mp4), which has to be given its name in the end: `putting_in_place`.
-    Videos are fragmented, and the head of a .npy is written anew each time: what is there can be read
-    while the rest is still being made, and memory does not grow with the length. .gif is kept in memory
-    and written at the end.
+    def __init__(self, path, fps):
+        self.path, self.frames = path, 0
+
+    def write(self, pixels):
+        """Appends frames, uint8 (T,H,W,3). The head is as long for any number of frames."""
+        mode = "r+b" if self.frames else "wb"
+        self.frames += len(pixels)
+        head = {"descr": "|u1", "fortran_order": False, "shape": (self.frames, *pixels.shape[1:])}
+        with open(self.path, mode) as file:
+            np.lib.format.write_array_header_1_0(file, head)
+            file.seek(0, 2)
+            file.write(pixels.tobytes())
+
+    def close(self):
+        """Nothing is left to do."""
+
+
+class GifFile:
+    """A .gif, kept in memory and written at the end."""
+
+    def __init__(self, path, fps):
+        self.path, self.fps, self.parts = path, fps, []
+
+    def write(self, pixels):
+        """Appends frames, uint8 (T,H,W,3)."""
+        self.parts.append(pixels)
+
+    def close(self):
+        """Pillow makes one of equal frames, which is shown longer; the comment says how long one of them
+        was, so that reading gets all of them back. Times are whole hundredths of a second, at least two,
+        because browsers slow down what is faster."""
+        duration = max(round(100 / self.fps), 2) * 10
+        comment = f"sora.py: {duration} ms a frame".encode()
+        # in memory first: on a full disk Pillow would try again when it is cleared away, with a traceback
+        gif = iio.imwrite("<bytes>", np.concatenate(self.parts), extension=".gif", duration=duration,
+                          comment=comment, loop=0)
+        self.path.write_bytes(gif)
+
+
+class VideoFile:
+    """A .mp4 or .webm, written by ffmpeg as the frames come."""
+
+    def __init__(self, path, fps):
+        self.path, self.frames = path, 0
+        self.out = imageio.get_writer(path, fps=fps, macro_block_size=1, **CODECS[path.suffix])
+
+    def write(self, pixels):
+        """Appends frames, uint8 (T,H,W,3)."""
+        _, H, W, _ = pixels.shape
+        for frame in np.pad(pixels, ((0, 0), (0, H % 2), (0, W % 2), (0, 0))):  # codecs want even sizes
+            self.out.append_data(frame)
+        self.frames += len(pixels)
+
+    def close(self):
+        """Raises OSError unless all frames are in the file: a full disk ends ffmpeg without a word."""
+        self.out.close()
+        try:
+            found, _ = count_frames_and_secs(str(self.path))
+        except RuntimeError:                            # it cannot be read at all
+            found = 0
+        if found != self.frames:
+            raise OSError(f"ffmpeg wrote {found} of {self.frames} frames")
+
+
+WRITES = {".gif": GifFile, ".mp4": VideoFile, ".webm": VideoFile, ".npy": ArrayFile}
+
+
+class ClipWriter:
+    """Writes clips of `frames` frames piece by piece, as one file (a grid if there are several clips), and
+    at the end a contact sheet, `sheet_path`, beside it.
+
+    All goes to the file `part` (x.part.mp4), which has to be given its name in the end:
+    `putting_in_place`. But for .gif, what is there can be read while the rest is still being made, and
+    memory does not grow with the length.
     """
-    still = 20  # frames of a contact sheet
+    still = 20                                          # frames of a contact sheet
 
     def __init__(self, path, frames, fps=12, scale=1, columns=None):
-        self.path, self.frames, self.fps, self.scale, self.columns = Path(path), frames, fps, scale, columns
+        self.path, self.frames = Path(path), frames
+        self.fps, self.scale, self.columns = fps, scale, columns
         self.part = self.path.with_suffix(".part" + self.path.suffix)
-        self.at, self.sheet, self.out, self.sheet_path = 0, [], None, free_for_sheet(self.path)
-        self.pick = set(torch.linspace(0, frames - 1, min(frames, self.still)).round().long().tolist())
+        self.sheet_path = free_for_sheet(self.path)
+        self.at, self.sheet, self.file = 0, [], None
+        shown = torch.linspace(0, frames - 1, min(frames, self.still)).round().long()
+        self.pick = set(shown.tolist())
 
     def write(self, videos):
         """The next frames (B,c,T,H,W) of all clips; what is beyond the last frame is left out."""
         videos = videos[:, :, :self.frames - self.at].float().cpu()
-        pixels = to_pixels(grid(videos, self.columns), self.scale)
-        T, H, W, _ = pixels.shape
-        self.sheet += [videos[:, :, t:t + 1] for t in range(T) if self.at + t in self.pick]
-        if self.path.suffix == ".npy":
-            head = {"descr": "|u1", "fortran_order": False, "shape": (self.at + T, H, W, 3)}
-            with self.part.open("r+b" if self.at else "wb") as file:
-                np.lib.format.write_array_header_1_0(file, head)    # as long for any number of frames
-                file.seek(0, 2)
-                file.write(pixels.tobytes())
-        elif self.path.suffix == ".gif":
-            self.out = [*(self.out or []), pixels]
-        else:
-            self.out = self.out or imageio.get_writer(
-                self.part, fps=self.fps, macro_block_size=1, **STREAMED[self.path.suffix])
-            for frame in np.pad(pixels, ((0, 0), (0, H % 2), (0, W % 2), (0, 0))):             # h264 wants even sizes
-                self.out.append_data(frame)
-        self.at += T
+        if self.file is None:
+            self.file = WRITES[self.path.suffix](self.part, self.fps)
+        self.file.write(to_pixels(grid(videos, self.columns), self.scale))
+        for t in range(videos.shape[2]):
+            if self.at + t in self.pick:
+                self.sheet.append(videos[:, :, t:t + 1])
+        self.at += videos.shape[2]
 
     def close(self):
         """Finishes the file and writes the contact sheet: a row a clip, its frames evenly spread."""
-        if self.path.suffix == ".gif":
-            # In memory first: on a full disk Pillow would try again when all is over, with a traceback.
-            time = gif_time(self.fps)
-            gif = iio.imwrite("<bytes>", np.concatenate(self.out), extension=".gif", loop=0, **time)
-            self.part.write_bytes(gif)
-        elif self.path.suffix in STREAMED:
-            self.out.close()
-            self.check_video()
-        frames = torch.cat(self.sheet, dim=2).transpose(1, 2)                  # (B,n,c,H,W)
+        self.file.close()
+        frames = torch.cat(self.sheet, dim=2).transpose(1, 2)       # (B,n,c,H,W)
         sheet = grid(frames.flatten(0, 1)[:, :, None], columns=frames.shape[1])
         write_still(self.sheet_path, sheet, self.scale)
-
-    def check_video(self):
-        """Raises OSError unless all frames are in the file: a full disk ends ffmpeg without a word."""
-        try:
-            frames = count_frames_and_secs(str(self.part))[0]
-        except RuntimeError:                                                   # it cannot be read at all
-            frames = 0
-        if frames != self.at:
-            raise OSError(f"ffmpeg wrote {frames} of {self.at} frames")
-
-
-def gif_time(fps):
-    """How long Pillow shows each frame of a GIF: in its whole hundredths of a second, at least two,
-    because browsers slow down what is faster. Equal frames become one that is shown longer; the comment
-    says how long one of them was, so that `read_clip` gets all of them back."""
-    duration = max(round(100 / fps), 2) * 10
-    return {"duration": duration, "comment": f"sora.py: {duration} ms a frame".encode()}
 
 
 def free_for_sheet(path):
@@ -150,7 +187,8 @@ def write_still(path, clip, scale=1):
 
 
 def check_writable(path):
-    """Raises InputError now rather than after an hour of work if `path` has an unknown ending or cannot be written."""
+    """Raises InputError now, rather than after an hour of work, if `path` has an unknown ending or cannot
+    be written."""
     path = Path(path)
     if path.suffix not in WRITES:
         raise InputError(f"{path}: ending {path.suffix!r}: expected one of {', '.join(WRITES)}")
@@ -165,4 +203,5 @@ def make_folder(path, flag="--out"):
         Path(path).mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=path).close()                             # a name of its own, gone at once
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place with {flag}") from None
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place with "
+                         f"{flag}") from None
