@@ -99,6 +99,14 @@ def test_what_is_written_can_be_read(tmp_path, ending):
     assert off < 8, f"{ending}: pixels came back off by {off:.1f} on average"
 
 
+def test_a_contact_sheet_is_twenty_frames_evenly_spread(tmp_path):
+    video = torch.linspace(-1, 1, 39)[None, None, :, None, None].expand(1, 1, 39, 8, 8)
+    files.write_clip(tmp_path / "x.npy", video)
+    row = iio.imread(tmp_path / "x.png")[4, 4::10, 0]   # the middle of each cell: 8 pixels, 2 of gap
+    expected = np.linspace(0, 255, 20)
+    assert len(row) == 20 and abs(row - expected).max() <= 1, f"expected frames 0 2 4 ... 38, got {row}"
+
+
 def test_a_contact_sheet_overwrites_only_contact_sheets(write, tmp_path):
     Image.new("RGB", (5, 5), "red").save(tmp_path / "holiday.png")
     mine = (tmp_path / "holiday.png").read_bytes()
