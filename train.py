@@ -2,6 +2,7 @@
 
     python3 train.py                                  the preset `tiny`: ten minutes on two CPU cores
     python3 train.py --preset small --out out/small   the standard moving MNIST: 64x64, two digits
+    python3 train.py --preset steered --init data/weights/tiny.pt --out out/steered    a world to play in
     python3 train.py --data FOLDER --out out/mine     your own clips (data/clips/README.md)
     torchrun --nproc_per_node=4 train.py ...          the same run on four GPUs
 
@@ -56,6 +57,10 @@ PRESETS = {
     "base": TrainConfig(height=128, width=128, frames=32, channels=3, digits=2, digit_size=28,
                         latent_channels=16, vae_width=192, vae_steps=50000, patch=2, dim=768, depth=12,
                         heads=12, batch=64, steps=200000),
+    # A world to play in begins with --init: digits are known, what keys do is new. Most windows have a known
+    # past, as in play, and few lack their keys.
+    "steered": TrainConfig(rule="steered", vae_steps=0, steps=1800, muon=5e-3, known=0.9, anchors=0.8,
+                           caption_drop_known=0.1),
 }
 PURPOSES = ("windows", "clips", "noise", "statistics")              # each step draws numbers for these
 
@@ -70,7 +75,8 @@ def parse(argv=None):
     add("--until", type=int, default=10 ** 12, metavar="STEP", help="stop after this transformer step")
     source = parser.add_argument_group("start from").add_mutually_exclusive_group()
     source.add_argument("--resume", action="store_true", help="go on from DIR/sora.pt")
-    source.add_argument("--init", metavar="CKPT", help="start from another checkpoint's config and weights")
+    source.add_argument("--init", metavar="CKPT", help="start from another checkpoint's weights and, without "
+                                                       "--preset, its config")
     source.add_argument("--vae", metavar="CKPT", help="take another's VAE, train only the transformer")
     add("--accumulate", type=int, default=1, metavar="N", help="split each step into N parts, for memory (1)")
     add("--device", default=machine.default_device(), help="cuda, cpu or mps")

@@ -1,11 +1,13 @@
 """Moving MNIST: endless clips of real handwritten digits that drift over a black canvas and bounce off its walls.
 
-Two rules for the motion, both as published:
+Three rules for the motion, the first two as published:
 - `official`   (Srivastava et al. 2015): a straight line at constant speed, mirrored at the walls. The future is known.
 - `stochastic` (SVG, Denton & Fergus 2018): at a wall the digit leaves with a new random velocity.
+- `steered`    a world to play in: as official, but in every latent frame (4 video frames) a key may push the digit.
 
 Everything is vectorised over the batch. The few random numbers a clip needs come from the generator that is handed
-in; the pixels are drawn on the training device. The caption of a clip names its digits: "3 7".
+in; the pixels are drawn on the training device. The caption of a clip names its digits: "3 7"; in the steered world
+each latent frame has a caption of its own, with its key: "5 up".
 
     python3 -m data.clips.moving_mnist clip.npy
 
@@ -21,9 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sora import InputError
+from sora import TIME, InputError
 
-RULES = ("official", "stochastic")
+RULES = ("official", "stochastic", "steered")
+KEYS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1), "glide": (0, 0)}  # y, x; glide: no key
+PUSH, FASTEST = 0.05, 0.1  # of the free range: what a key adds to the speed in a frame, and where it ends on each axis
+HELD = 0.5  # how often a key is the one before, as if it were held
 IDX_FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
              "heldout": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}
 
@@ -62,14 +67,59 @@ def official_path(position, direction, frames):
 
     position (..., 2) in [0,1], direction (...) in radians, both float64 -> positions (frames, ..., 2) in [0,1].
     """
-    velocity = 0.1 * torch.stack([torch.sin(direction), torch.cos(direction)], dim=-1)  # (..., 2): y, x
+    velocity = official_velocity(direction)
     path = []
     for _ in range(frames):
-        position = position + velocity
-        hit = (position <= 0) | (position >= 1)
-        position, velocity = position.clamp(0, 1), torch.where(hit, -velocity, velocity)
+        position, velocity = step_and_bounce(position, velocity)
         path.append(position)
     return torch.stack(path)
+
+
+def official_velocity(direction):
+    """Direction (...) in radians -> velocity (..., 2): y, x."""
+    return 0.1 * torch.stack([torch.sin(direction), torch.cos(direction)], dim=-1)
+
+
+def step_and_bounce(position, velocity):
+    """The next frame: position and velocity (..., 2) after a step, mirrored where it meets a wall."""
+    position = position + velocity
+    hit = (position <= 0) | (position >= 1)
+    return position.clamp(0, 1), torch.where(hit, -velocity, velocity)
+
+
+def steered_path(position, velocity, keys):
+    """The steered rule in units of the free range: each frame the key pushes, then all is as in the official rule.
+
+    The key of latent frame f acts in the video frames 4f to 4f + 3. Without one a digit glides on as fast as it was.
+    position, velocity (n, ..., 2), float64; keys (n,F): numbers in KEYS -> positions (4F, n, ..., 2) in [0,1].
+    """
+    pushes = PUSH * torch.tensor(list(KEYS.values()), dtype=torch.float64)[keys]               # (n,F,2)
+    path = []
+    for push in pushes.repeat_interleave(TIME, dim=1).unbind(1):
+        push = push.view(len(push), *[1] * (velocity.ndim - 2), 2)
+        position, velocity = step_and_bounce(position, (velocity + push).clamp(-FASTEST, FASTEST))
+        path.append(position)
+    return torch.stack(path)
+
+
+def draw_keys(n, F, generator=None):
+    """Keys (n,F), numbers in KEYS, as a player might press them: some are held for a while."""
+    keys = torch.randint(len(KEYS), (n, F), generator=generator)
+    held = torch.rand(n, F, generator=generator) < HELD
+    for f in range(1, F):
+        keys[:, f] = torch.where(held[:, f], keys[:, f - 1], keys[:, f])
+    return keys
+
+
+def with_keys(digits, keys):
+    """Captions (n,F,D+1) of the steered world, from the word ids of digits (n,D) and from keys (n,F)."""
+    key_words = len(MovingMNIST.words) + 1 + keys                               # behind the words of digits
+    return torch.cat([digits[:, None].expand(-1, keys.shape[1], -1), key_words[..., None]], dim=-1)
+
+
+def digits_of(caption, n_digits):
+    """The digits' word ids (n, n_digits) in captions (n,words), or (n,F,words), where the first latent frame counts."""
+    return caption[:, 0, :n_digits] if caption.ndim == 3 else caption[:, :n_digits]
 
 
 def stochastic_path(position, velocity, redraw, free):
@@ -95,7 +145,7 @@ def stochastic_path(position, velocity, redraw, free):
 class MovingMNIST:
     """Clips of `n_digits` moving digits. `words` is the vocabulary; caption ids are word numbers from 1, 0 is no word.
 
-    canvas (H,W) and digit_size in pixels; rule "official" or "stochastic"; images (n,28,28) uint8, labels (n,).
+    canvas (H,W) and digit_size in pixels; rule: one of RULES; images (n,28,28) uint8, labels (n,).
     """
     words = [str(digit) for digit in range(10)]
     usual = 10 ** 9  # frames of a clip, if one wants them
@@ -112,29 +162,46 @@ class MovingMNIST:
         self.images, self.labels = images[:, 0].to(device), torch.as_tensor(np.array(labels)).long()
         self.canvas, self.size, self.n_digits, self.frames, self.rule = canvas, digit_size, n_digits, frames, rule
         self.channels, self.device = channels, device
+        if rule == "steered":
+            self.words = self.words + list(KEYS)
 
-    def clips(self, n, generator=None, frames=None):
+    def clips(self, n, generator=None, frames=None, keys=None):
         """n clips: video (n,channels,T,H,W) in [-1,1] on the device, caption (n, n_digits) of word ids on the device.
 
         The random numbers are drawn on the CPU from `generator`, so a seed means the same clips on every device.
         frames (n,T): which frames of longer clips to show, in any order; None: self.frames in a row.
+        Of the steered world: caption (n, F, n_digits + 1), the digits and the key of each four of the T frames;
+        keys (n, latent frames), pressed from the earliest frame on; None: random ones.
         """
+        frames = self.shown(n, frames)
         which = torch.randint(len(self.labels), (n, self.n_digits), generator=generator)
+        caption = self.labels[which] + 1
+        if self.rule == "steered":
+            keys = draw_keys(n, int(frames.max()) // TIME + 1, generator) if keys is None else keys
+            caption = with_keys(caption, keys.gather(1, frames[:, ::TIME] // TIME))
         to = lambda x: x.to(self.device, non_blocking=True)
         with torch.autocast(torch.device(self.device).type, enabled=False):    # pixels are exact, whoever asks
-            video = self.draw(self.images[to(which)], to(self.paths(n, generator, frames)))
-        return (video * 2 - 1).expand(-1, self.channels, -1, -1, -1), to(self.labels[which] + 1)
+            video = self.draw(self.images[to(which)], to(self.paths(n, generator, frames, keys)))
+        return (video * 2 - 1).expand(-1, self.channels, -1, -1, -1), to(caption)
 
-    def paths(self, n, generator=None, frames=None):
-        """Top left corners (n, T, n_digits, 2) in whole pixels, y then x."""
-        frames = torch.arange(self.frames).expand(n, -1) if frames is None else frames - frames.amin(1, keepdim=True)
+    def shown(self, n, frames=None):
+        """Which frames to show (n,T), counted from the earliest of each clip, where its world begins."""
+        return torch.arange(self.frames).expand(n, -1) if frames is None else frames - frames.amin(1, keepdim=True)
+
+    def paths(self, n, generator=None, frames=None, keys=None):
+        """Top left corners (n, T, n_digits, 2) in whole pixels, y then x. keys: of the steered rule, see `clips`."""
+        frames = self.shown(n, frames)
         length = int(frames.max()) + 1
         free = torch.tensor(self.canvas) - self.size
         who = (n, self.n_digits)
-        if self.rule == "official":
+        if self.rule != "stochastic":
             position = torch.rand(*who, 2, generator=generator, dtype=torch.float64)
             direction = torch.rand(who, generator=generator, dtype=torch.float64) * 2 * math.pi
-            path = (official_path(position, direction, length) * free).long()  # truncated, as the original does
+            if self.rule == "official":
+                path = official_path(position, direction, length)
+            else:
+                path = steered_path(position, official_velocity(direction), keys)
+            path = (path * free).long()                                        # truncated, as the original does
         else:
             start = torch.stack([torch.randint(max(int(f), 1), who, generator=generator) for f in free], dim=-1)
             velocity = torch.randint(-4, 5, (*who, 2), generator=generator)
@@ -152,7 +219,7 @@ class MovingMNIST:
         place = [(torch.arange(length, device=digits.device)[:, None] - path[..., axis, None, None] == inside).float()
                  for axis, length in enumerate(self.canvas)]  # (B,T,D,H,s), (B,T,D,W,s)
         layers = place[0] @ digits[:, None] @ place[1].transpose(-1, -2)  # (B,T,D,H,W)
-        video = layers.amax(dim=2) if self.rule == "official" else layers.sum(dim=2).clamp(max=1)
+        video = layers.sum(dim=2).clamp(max=1) if self.rule == "stochastic" else layers.amax(dim=2)
         return video[:, None]
 
 
@@ -173,6 +240,7 @@ def main():
                        args.rule)
     video, caption = data.clips(args.n, torch.Generator().manual_seed(args.seed))
     write_clip(args.out, video, scale=args.scale)
+    caption = caption.flatten(0, -2)                                           # one behind the other
     print(f"wrote {args.out}:", ", ".join(" ".join(data.words[i - 1] for i in ids) for ids in caption.tolist()))
 
 

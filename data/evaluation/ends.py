@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from data.evaluation.intervals import interval
-from data.evaluation.judge import Judge, readable, real_clips
+from data.evaluation.judge import Judge, check_measurable, real_clips
 from data.evaluation.metrics import motion, squared_error
 from data.evaluation.score import blank_latent, noise_of
 from data.evaluation.tables import show
@@ -144,9 +144,7 @@ def main(argv=None):
     models = load_models(args.ckpt, args.device)
     config = models.config
     window, context, anchor = window_of(config, args.window, args.context, args.anchor)
-    if not readable(config):
-        raise InputError(f"{args.ckpt}: trained on clips that the referee cannot read; expected one "
-                         "or two digits")
+    check_measurable(args.ckpt, config)
     if args.n < 2 or args.steps is not None and args.steps < 1:
         raise InputError(f"--n {args.n} --steps {args.steps}: expected at least 2 clips and 1 step")
     if window < 3 or window <= 2 * max(context // 2, 1):

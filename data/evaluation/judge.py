@@ -9,7 +9,7 @@ import torch.nn.functional as nnf
 
 from data.clips.files import grid, write_still
 from data.clips.folder import load_data
-from data.clips.moving_mnist import MovingMNIST, load_digits
+from data.clips.moving_mnist import MovingMNIST, digits_of, load_digits
 from data.clips.reading import load_mnist_test
 from data.evaluation import metrics
 from data.evaluation.intervals import interval, jackknife, share
@@ -23,6 +23,14 @@ SHARES = ("legibility", "permanence", "overlaps", "usual motion")   # the values
 def readable(config):
     """Whether the referee can read the clips of a config: one or two digits."""
     return not config.data and config.digits <= 2
+
+
+def check_measurable(ckpt, config):
+    """Raises InputError unless long clips of a config can be measured: one caption each, and digits to read."""
+    if not readable(config):
+        raise InputError(f"{ckpt}: trained on clips that the referee cannot read; expected one or two digits")
+    if config.rule == "steered":
+        raise InputError(f"{ckpt}: trained on a steered world; python3 -m data.evaluation.control measures it")
 
 
 def real_clips(config, split, n, seed=0, sources=None):
@@ -96,10 +104,11 @@ class Judge:
     def values(self, video, caption):
         """What each clip has of its own: {metric: (B,)}.
 
-        video (B,channels,T,H,W) in [-1,1]; caption (B,digits) word ids. Both on any device."""
-        video = grey(video)
+        video (B,channels,T,H,W) in [-1,1]; caption (B,digits) word ids, or those of a steered world. Both on
+        any device."""
+        video, caption = grey(video), digits_of(caption.cpu(), self.config.digits)
         readings, ink = self.readings(video), metrics.ink_of(video)
-        table = {"legibility": legible(readings, caption.cpu()).mean(1),
+        table = {"legibility": legible(readings, caption).mean(1),
                  "permanence": metrics.permanence(readings, ink, self.config.digit_size)}
         if self.config.digits == 1:
             table["nearest"] = metrics.nearest(self.handwriting(video), self.training)[0]
@@ -110,7 +119,7 @@ class Judge:
     @metrics.exact
     def together(self, video, caption):
         """What only many clips have, together: {metric: (value, low, high)}. See `values`."""
-        video, caption = grey(video), caption.cpu()
+        video, caption = grey(video), digits_of(caption.cpu(), self.config.digits)
         features = self.project(self.referee.clip_features(video))
 
         def frechet_of(kept):

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from data.clips.files import make_folder
 from data.evaluation import plots
-from data.evaluation.judge import Judge, cells, grey, readable, real_clips
+from data.evaluation.judge import Judge, cells, check_measurable, grey, real_clips
 from data.evaluation.metrics import distance, motion
 from data.evaluation.score import blank_latent, noise_of, through_vae
 from data.evaluation.tables import show
@@ -166,9 +166,7 @@ def main(argv=None):
     make_folder(Path(args.out).parent)
     models = load_models(args.ckpt, args.device)
     config = models.config
-    if not readable(config):
-        raise InputError(f"{args.ckpt}: trained on clips that the referee cannot read; expected one "
-                         "or two digits")
+    check_measurable(args.ckpt, config)
     if args.n < 2 or args.frames < config.frames or args.steps is not None and args.steps < 1:
         raise InputError(f"--n {args.n} --frames {args.frames} --steps {args.steps}: expected at least "
                          f"2 clips of {config.frames} frames, and 1 step")

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from data.clips.files import grid, write_clip, write_still
 from data.clips.folder import check_words, load_data, load_sources
+from data.clips.moving_mnist import digits_of
 from data.evaluation.intervals import interval, jackknife
 from data.evaluation.judge import Judge, cells, grey, published_clips, readable, real_clips
 from data.evaluation.metrics import change, psnr, squared_error, ssim
@@ -75,6 +76,7 @@ def pictures(path, config, vae, process, dit=None, seed=0, n=8, sources=None, pr
 def verdict(config, vae, videos, caption, seed=0, sources=None, progress=False):
     """One line on the VAE and on samples. sources: as for `real_clips`."""
     words = (sources["heldout"] if sources else load_data(config, "heldout")).words
+    caption = caption if config.data else digits_of(caption, config.digits)
     captions = [" ".join(words[i - 1] for i in ids if i) for ids in caption[:16].tolist()]
     print("captions:", ", ".join(captions))
     video, _ = real_clips(config, "heldout", 256, seed, sources)

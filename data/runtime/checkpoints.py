@@ -15,6 +15,7 @@ from sora import DDPM, DiT, InputError, SiT, VideoVAE
 FORMAT = 4  # goes up when an old checkpoint can no longer be read, or would compute something else
 OWN = "out/sora.pt"                                                 # what train.py writes
 SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "tiny.pt"          # made by data/weights/ship.py
+STEERED = SHIPPED.with_name("steered.pt")                                       # a world to play in, likewise
 FIELDS = {"config": dict, "words": list, "command": str, "vae": dict, "dit": dict, "ema": dict,
           "stage": str, "step": int}                                # what each has to be
 RESUMED = {"optimizers": list, "sums": torch.Tensor, "seconds": float}          # and to go on training

@@ -23,7 +23,7 @@ class ClipConfig(Config):
                               "0: as they are")
     cache: str = option("", "folder for decoded clips (left out: .cache in the folder of clips)")
     mnist: str = option("", "folder of the four MNIST files, instead of the 5,000 digits that come along")
-    rule: str = option("official", "motion of the digits: official (straight lines) or stochastic")
+    rule: str = option("official", "motion of the digits: official (straight lines), stochastic or steered")
     digits: int = option(1, "digits in a clip")
     digit_size: int = option(20, "edge of a digit")
 
@@ -32,7 +32,7 @@ LATER = ("rate",)   # fields that older checkpoints do not have; their default i
 SHARES = ("ema", "known", "anchors", "caption_drop", "caption_drop_known")     # in [0,1]
 LEAST = {"frames": 2 * TIME, "seed": 0, "reach": 0, "vae_steps": 0}            # other counts: 1
 CHOICES = {"process": ("ddpm", "sit"), "prediction": ("v", "eps", "x0"), "channels": (1, 3),
-           "rule": ("official", "stochastic")}
+           "rule": ("official", "stochastic", "steered")}
 
 
 def check(config):

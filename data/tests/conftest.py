@@ -145,6 +145,16 @@ def ckpt(trained):
     return str(trained / "sora.pt")
 
 
+@pytest.fixture(scope="package")
+def steered(trained, tmp_path_factory):
+    """A checkpoint of a steered world: the miniature, trained on by the preset's own command."""
+    out = tmp_path_factory.mktemp("steered")
+    with contextlib.redirect_stdout(io.StringIO()):
+        call(train.main, "--preset", "steered", "--init", trained / "sora.pt", "--steps", 2, "--batch", 4,
+             "--sample-steps", 2, "--device", "cpu", "--out", out)
+    return str(out / "sora.pt")
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Runs without pictures, report and verdict, which take longer than a miniature's training."""

@@ -118,7 +118,7 @@ def test_flags_that_do_not_fit_a_checkpoint_are_refused(trained, tmp_path, capsy
     new = ["--out", tmp_path / "out"]
     for flags, words in (
             (["--init", trained / "sora.pt", "--dim", 96, *new], "do not fit"),
-            (["--init", trained / "sora.pt", "--preset", "tiny", *new], "preset tiny.*leave it out"),
+            (["--init", trained / "sora.pt", "--preset", "tiny", "--dim", 96, *new], "dim 96: .* has 48; leave it"),
             (["--vae", trained / "sora.pt", "--vae-width", 16, *new], "vae-width 16: .* has 8; leave it out"),
             (["--resume", "--process", "sit", "--out", trained], "process sit: .* has ddpm"),
             (["--resume", "--preset", "tiny", "--out", trained], "preset tiny"),

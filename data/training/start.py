@@ -26,6 +26,7 @@ from sora import DiT, InputError, Muon, VideoVAE
 
 VAE_FIELDS = ("channels", "latent_channels", "vae_width")           # what a borrowed VAE decides
 TARGET_FIELDS = ("process", "prediction", "noise_steps")            # what a resumed run has to keep
+NET_FIELDS = (*VAE_FIELDS, "patch", "dim", "depth", "heads")        # what borrowed weights decide
 FILES = ("sora.pt", "log.csv", "growth.png")                        # what --overwrite puts aside
 
 
@@ -46,7 +47,8 @@ def start(args, presets):
         return start_with_vae(args, preset, args.vae)
     config = flags_over(args, preset)
     if config.vae_steps == 0:
-        raise InputError("--vae-steps 0 without --init: no VAE; train one first")
+        raise InputError("--vae-steps 0 without --init: no VAE; train one first, or start from the weights "
+                         "that come along: --init data/weights/tiny.pt")
     return build(args, config)
 
 
@@ -80,14 +82,33 @@ def resume(args, preset, path):
 
 
 def start_from(args, preset, path):
-    """Starts at step 0 with the weights of another checkpoint."""
+    """Starts at step 0 with the weights of another checkpoint, and its config; with --preset the preset's
+    config, but for what the weights decide."""
     saved = load_trained_vae(path, args.device)
-    config = flags_over(args, config_of(saved, type(preset), path), path)
-    run = build(args, config, saved["words"])
-    for name in ("vae", "dit", "ema"):
-        load_weights(getattr(run, name), saved[name], path)
+    config, keep = config_of(saved, type(preset), path), ()
+    if args.preset:
+        keep = NET_FIELDS + TARGET_FIELDS
+        config = replace(preset, **{name: getattr(config, name) for name in keep})
+    config = flags_over(args, config, path, keep, with_preset=True)
+    known = saved["words"]
+    run = build(args, config, known if config.data else None)
+    if run.words[:len(known)] != known:                             # digits: keys may follow
+        raise InputError(f"{path}: its words are {', '.join(known)}; these clips have "
+                         f"{', '.join(run.words)}: train anew, without --init")
+    load_weights(run.vae, saved["vae"], path)
+    for name in ("dit", "ema"):
+        load_weights(getattr(run, name), with_new_words(saved[name], run.dit), path)
     run.stage = "vae" if config.vae_steps else "dit"
     return run
+
+
+def with_new_words(weights, dit):
+    """Weights of a transformer that knows only the first words of `dit`, with its embeddings of the others."""
+    name = "embed_word.weight"                                      # (words + 1, D), row 0 is no word
+    known, own = weights[name], dit.state_dict()[name]
+    if known.shape[1] != own.shape[1]:                              # load_weights says so
+        return weights
+    return {**weights, name: torch.cat([known, own[len(known):].to(known.dtype)])}
 
 
 def start_with_vae(args, preset, path):
