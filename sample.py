@@ -9,6 +9,8 @@
     python3 sample.py --connect a.npy b.npy --prompt 5 --frames 48 what happens between two clips
     python3 sample.py --loop --prompt 5 --frames 48                ends where it began
     python3 sample.py --edit clip.npy --strength 0.6 --prompt 8    another content, the same motion
+    python3 sample.py --prompt "3, 8 at 60"                        a prompt that changes on the way
+    python3 sample.py --play --prompt 5                            a world to play in, in this terminal
     python3 sample.py --score                                      numbers, beside those of real clips
 
 Writes .gif, .mp4, .webm or .npy by the name's ending, and a contact sheet .png beside it. In a notebook:
@@ -25,9 +27,9 @@ from types import SimpleNamespace
 import torch
 
 from data.clips import files
-from data.clips.captions import words_in
 from data.clips.files import write_clip
 from data.evaluation import score
+from data.play.player import play
 from data.runtime import machine
 from data.runtime.checkpoints import load_models
 from data.runtime.config import ceil_div, window_of
@@ -35,6 +37,7 @@ from data.runtime.errors import run_script
 from data.runtime.writing import putting_in_place
 from data.sampling.flags import (check_flags, check_room, given_clips, least_window, parse, print_notes,
                                  score_path)
+from data.sampling.prompt import changes_at, word_ids
 from data.sampling.watch import Progress, Range, checked
 from sora import SPACE, TIME, InputError, connect, extend, generate, loop, take
 
@@ -46,7 +49,7 @@ from sora import SPACE, TIME, InputError, connect, extend, generate, loop, take
 def from_text(job, frames=None):
     """From nothing: windows that slide."""
     windows = extend(*job.model, job.empty, job.caption, *job.windows, **job.sampling)
-    return windows, 0, frames or job.config.frames
+    return windows, 0, frames or max(job.config.frames, 2 * changes_at(job.caption))
 
 
 def from_picture(job, picture, frames=None):
@@ -137,31 +140,20 @@ def room_of(job):
 
 # --- what they share ------------------------------------------------------------------------------------
 
-def make_job(models, prompt, n=1, seed=0, size=None, windows=None, **sampling):
-    """What all uses share: models, caption ids (n,words), windows, an empty latent, and how to sample.
+def make_job(models, prompt, n=1, seed=0, size=None, windows=None, unseen=0, **sampling):
+    """What all uses share: models, caption ids, windows, an empty latent, and how to sample.
 
     size: (H,W) in pixels; windows: (window, context, anchor) of `extend`; both left out: as in training.
+    prompt, unseen: see `word_ids`.
     """
     config, device = models.config, models.vae.mean.device
     height, width = size or (config.height, config.width)
     sampling = dict(steps=config.sample_steps, guidance=config.guidance if prompt else 1.0) | sampling
     return SimpleNamespace(
         models=models, model=(models.dit, models.process), config=config,
-        windows=windows or window_of(config), caption=word_ids(prompt, models.words, n, device),
+        windows=windows or window_of(config), caption=word_ids(prompt, models.words, n, device, unseen),
         empty=torch.zeros(n, config.latent_channels, 0, height // SPACE, width // SPACE, device=device),
         sampling=sampling | dict(randn=machine.seeded_noise(range(seed, seed + n), device)))
-
-
-def word_ids(prompt, words, n, device):
-    """The prompt's words as ids (n,words): 1 for the first word of the vocabulary; no prompt: 0."""
-    ids = []
-    for word in words_in(prompt):
-        if word not in words:
-            raise InputError(f"prompt word {word!r} is not known; this checkpoint knows {', '.join(words)}")
-        ids.append(words.index(word) + 1)
-    if prompt.strip() and not ids:
-        raise InputError(f"--prompt {prompt!r}: no word in it; expected some of {', '.join(words)}")
-    return torch.tensor([ids or [0]] * n, device=device)
 
 
 @torch.no_grad()
@@ -223,6 +215,8 @@ def main(argv=None):
         check_room(args, config, (config.height, config.width), config.frames // TIME)
         with machine.autocast(args.device):
             return score.score(*models, score_path(args.ckpt), args.n or 256, args.seed, args.mnist_test, **options)
+    if args.play:
+        return play(models, args, **options)
     windows = window_of(config, args.window, args.context, args.anchor)
     if windows[0] < least_window(args):
         raise InputError(f"--window {windows[0] * TIME}: expected at least {least_window(args) * TIME} frames")
@@ -231,13 +225,17 @@ def main(argv=None):
     print_notes(args, config, size, fps)
     scale = args.scale or max(round(128 / size[1]), 1)
     check_room(args, config, size, windows[0], shown, scale)
-    job = make_job(models, args.prompt, args.n or 1, args.seed, size, windows, **options)
+    unseen = TIME - 1 if args.image else 0
+    job = make_job(models, args.prompt, args.n or 1, args.seed, size, windows, unseen, **options)
     strength = args.strength or 0.6 if args.edit else 1.0
     progress = Progress(models.dit, models.process, shown, job.sampling["steps"], strength, args.sampler)
     job.model = progress, models.process
     with machine.autocast(args.device), progress:
         latents, skip, frames = choose(args, job, clips)
         progress.frames = frames
+        change = changes_at(job.caption, skip)
+        if change >= frames:
+            print(f"note: the prompt changes at {change}, after the last of {frames} frames")
         writer = files.ClipWriter(args.out, frames, fps, scale)
         with putting_in_place(writer.part, args.out):
             try:

@@ -5,18 +5,21 @@ import os
 from pathlib import Path
 
 from data.clips import files
+from data.clips.captions import words_in
 from data.clips.given import given_clip, parse_size
+from data.play.terminal import check_terminal
 from data.runtime import machine
 from data.runtime.arguments import Parser
 from data.runtime.config import trained_sizes
-from data.runtime.checkpoints import SHIPPED, default_ckpt
+from data.runtime.checkpoints import SHIPPED, STEERED, default_ckpt
 from data.runtime.memory import NUMBER, check_memory, clip_bytes
 from data.runtime.writing import check_disk
+from data.sampling.prompt import parts_of
 from sora import SPACE, TIME, InputError
 
 # of each use, the flags that have no effect on it
 IGNORED = {"score": "out prompt frames size window context anchor fps scale".split(),
-           "edit": "context anchor".split(), "image": ["resize"]}
+           "edit": "context anchor".split(), "image": ["resize"], "play": "n window anchor".split()}
 
 
 def parse(description, argv=None):
@@ -25,7 +28,8 @@ def parse(description, argv=None):
     add = parser.add_argument
     add("--ckpt", help="checkpoint (out/sora.pt, else the weights that come along)")
     add("--out", default="out/sample.gif", metavar="FILE", help=".gif, .mp4, .webm or .npy (out/sample.gif)")
-    add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: any')
+    add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: any; '
+                                     '"3, 8 at 60": another one from video frame 60 on')
     use = parser.add_argument_group("what to make").add_mutually_exclusive_group()
     use.add_argument("--image", metavar="FILE", help="begin with this picture")
     use.add_argument("--extend", metavar="CLIP", help="go on from a clip: video, .npy or folder of pictures")
@@ -34,6 +38,7 @@ def parse(description, argv=None):
     use.add_argument("--loop", action="store_true", help="end where it began, for playing in a circle")
     use.add_argument("--edit", metavar="CLIP", help="noise this clip up to --strength, denoise it to the prompt; "
                                                     "at most a window of it")
+    use.add_argument("--play", action="store_true", help="steer with arrows or w a s d, in this terminal")
     use.add_argument("--score", action="store_true", help="measure --n clips of each kind (256), write a .score.json "
                      "beside the checkpoint; obeys --seed, --steps, --guidance, --sampler, --device")
     add("--mnist-test", metavar="FILE", help="of --score: predict the clips of mnist_test_seq.npy (64x64)")
@@ -52,13 +57,15 @@ def parse(description, argv=None):
     add("--context", type=int, help="video frames of the past that a window sees, rounded up to 4 (up to half)")
     add("--anchor", action=argparse.BooleanOptionalAction, default=True,
         help="windows keep the first 4 frames of the video, so that it does not forget (yes)")
-    add("--fps", type=float, help="frames a second of the file (as in the clip that is given, else 12)")
+    add("--fps", type=float, help="frames a second of the file (as in the clip that is given, else 12); of --play (24)")
     add("--scale", type=int, help="enlarge every pixel to SCALE x SCALE (so that a clip is about 128 wide)")
     add("--device", default=machine.default_device(), help="cuda, cpu or mps")
     args = parser.parse_args(argv)
-    args.ckpt = args.ckpt or default_ckpt()
+    args.ckpt = args.ckpt or (str(STEERED) if args.play else default_ckpt())
     args.ignored = [f"--{name}" for use, names in IGNORED.items() for name in names
                     if getattr(args, use) and getattr(args, name) != parser.get_default(name)]
+    if args.play and args.out == parser.get_default("out"):
+        args.out = None                                             # games are kept only if that is asked for
     return args
 
 
@@ -92,7 +99,14 @@ def check_flags(args):
         raise InputError("--resize: expected a clip or picture to bring to size")
     if args.mnist_test and not args.score:
         raise InputError(f"--mnist-test {args.mnist_test}: expected --score beside it")
+    others = args.extend_backward or args.connect or args.loop or args.edit
+    if others and len(parts_of(args.prompt)) > 1:
+        raise InputError(f"--prompt {args.prompt!r}: one that changes goes with text, --image and --extend")
+    if args.play:
+        check_terminal(0, 0)
     machine.use_device(args.device)
+    if args.play and not args.out:
+        return None
     if args.score:
         return files.make_folder(score_path(args.ckpt).parent)
     files.check_writable(args.out)
@@ -139,9 +153,10 @@ def print_notes(args, config, size, fps):
     """Says what of a request is far from what the model was trained on, or has no effect."""
     if fps > 50 and args.out.lower().endswith(".gif"):
         print(f"note: a .gif plays at most 50 frames a second, not {fps:g}; .mp4 plays more")
-    words = len(args.prompt.split())
-    if words and not config.data and words != config.digits:
-        print(f"note: the captions of this model's training clips have {config.digits} words, yours {words}: "
+    words = max(len(words_in(part)) for part in parts_of(args.prompt))
+    expected = config.digits + 1 if config.rule == "steered" else config.digits
+    if words and not config.data and words != expected:
+        print(f"note: the captions of this model's training clips have {expected} words, yours {words}: "
               "expect something in between")
     trained = trained_sizes(config)
     if args.size and not args.resize and size not in trained:

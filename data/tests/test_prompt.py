@@ -1,0 +1,131 @@
+"""Prompts that change on the way: which latent frame is told which words."""
+import pytest
+
+import sample
+import sora
+from data.sampling.prompt import word_ids
+from data.tests.conftest import assert_near, close, complaint, spy
+
+DIGITS = [str(digit) for digit in range(10)]
+
+
+def ids(prompt, words=DIGITS, n=1, **options):
+    return word_ids(prompt, words, n, "cpu", **options).tolist()
+
+
+@pytest.mark.parametrize("prompt,expected", [
+    ("3", [[4]]), ("", [[0]]), ("3 7", [[4, 8]]),
+    ("3, 8 at 8", [[[4], [4], [9]]]), ("3,8 at 8", [[[4], [4], [9]]]),
+    ("3, 8 at 4, 1 at 12", [[[4], [9], [9], [2]]]),
+    ("3 7, 8 at 4", [[[4, 8], [9, 0]]]), (", 8 at 4", [[[0], [9]]])])
+def test_each_latent_frame_has_the_words_of_its_time(prompt, expected):
+    got = ids(prompt)
+    assert got == expected, f"{prompt!r}: expected {expected} (one for each latent frame), got {got}"
+
+
+def test_every_clip_is_told_the_same():
+    assert word_ids("3, 8 at 8", DIGITS, 5, "cpu").shape == (5, 3, 1), "expected ids (n,F,words)"
+    assert word_ids("3", DIGITS, 5, "cpu").shape == (5, 1), "expected ids (n,words)"
+
+
+def test_a_comma_or_an_at_of_a_caption_is_no_time():
+    """A folder's captions may hold commas, or the word "at"."""
+    words = ["a", "cat", "look", "at", "5", "dog"]
+    assert ids("a cat, a dog", words) == [[1, 2, 1, 6]], "the comma of a caption was taken for a change"
+    assert ids("look at 5", words) == [[3, 4, 5]], "the first part has no time: \"at 5\" are words of it"
+    assert ids("a dog, look at 5 at 8", words) == [[[1, 6, 0], [1, 6, 0], [3, 4, 5]]], (
+        "of \"look at 5 at 8\" only the last is a time")
+
+
+@pytest.mark.parametrize("at,unseen,start", [
+    (8, 0, 2), (9, 0, 2), (10, 0, 3), (6, 0, 2), (5, 3, 2), (8, 3, 3)])
+def test_times_are_rounded_to_latent_frames_with_a_note(capsys, at, unseen, start):
+    """unseen: the first latent frame of a picture shows its last video frame only."""
+    got = word_ids(f"3, 8 at {at}", DIGITS, 1, "cpu", unseen)
+    said = capsys.readouterr().out
+    assert got.shape[1] == start + 1, (
+        f"8 at {at}, {unseen} frames unseen: expected latent frame {start}, got {got.shape[1] - 1}")
+    exact = 4 * start - unseen
+    if exact == at:
+        assert not said, f"8 at {at} begins exactly there, yet it says {said!r}"
+    else:
+        assert f"8 begins at {exact}, not {at}" in said, f"8 at {at} becomes {exact}: got {said!r}"
+
+
+@pytest.mark.parametrize("prompt,words", [
+    ("3, 8 at 0", "times that rise"),
+    ("3, 8 at 1", "times that rise"),
+    ("3, 8 at 8, 1 at 8", "times that rise"),
+    ("3, 8 at 20, 1 at 8", "times that rise"),
+    ("3, x at 8", "'x' is not known"),
+    ("3, 8 at", "'at' is not known"),
+    ("3, 8 at -4", "'at' is not known"),
+    ("3, 8 at 99999999999", "'at' is not known"),
+    ("3, ! at 8", "no word in it")])
+def test_times_that_cannot_be_are_refused(trained, tmp_path, capsys, monkeypatch, prompt, words):
+    monkeypatch.chdir(tmp_path)
+    said = complaint(capsys, sample.main, "--ckpt", trained / "sora.pt", "--prompt", prompt)
+    assert words in said, f"{prompt!r}: expected {words!r}, got {said!r}"
+
+
+@pytest.mark.parametrize("flags", [
+    ["--loop"], ["--connect", "a.npy", "b.npy"], ["--extend-backward", "a.npy"], ["--edit", "a.npy"]])
+def test_uses_without_a_forward_time_refuse_a_change(tmp_path, capsys, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    said = complaint(capsys, sample.main, "--prompt", "3, 8 at 8", *flags)
+    assert "one that changes goes with text" in said, f"{flags}: got {said!r}"
+
+
+def told(calls):
+    """{latent frame of the video: the word told when it was made} of calls of sora.generate."""
+    words, made = {}, 0
+    for args, _, _ in calls:
+        known, caption = args[3], args[4]
+        caption = caption[:, None].expand(-1, len(known), -1) if caption.ndim == 2 else caption
+        for word in caption[0, ~known, 0].tolist():
+            words[made] = word
+            made += 1
+    return words
+
+
+def test_new_frames_are_told_their_own_words(make, monkeypatch):
+    """From text, 60 frames: those from 40 on are told 8, and the windows before it are not."""
+    calls = spy(monkeypatch, sora, "generate")
+    made = make("--prompt", "3, 8 at 40", "--frames", 60)
+    words = told(calls)
+    expected = {f: 4 if f < 10 else 9 for f in words}
+    assert words == expected, f"expected word 4 up to latent frame 9 and 9 from 10 on, got {words}"
+    plain = make("--prompt", "3", "--frames", 60)
+    same = (made.latent == plain.latent).all(1).all(-1).all(-1)[0, :15].tolist()
+    assert same == [True] * 10 + [False] * 5, (
+        f"against \"3\" alone: expected latent frames 0 to 9 to be the same, later ones not, got {same}")
+    first = calls[0][0][4]
+    assert first.shape == (1, 4, 1), f"expected a caption a latent frame, got {tuple(first.shape)}"
+
+
+def test_without_frames_the_video_is_long_enough_to_see_it(make, capsys):
+    assert len(make("--prompt", "3, 8 at 20").video) == 40, "expected as long after the change as before it"
+    assert "changes at 20, after the last of 16" in make("--prompt", "3, 8 at 20", "--frames", 16).printed, (
+        "no note that the change is never seen")
+
+
+def test_a_clip_and_a_picture_go_on_with_words_of_their_time(make, clip, monkeypatch):
+    calls = spy(monkeypatch, sora, "generate")
+    make("--extend", clip, "--prompt", "3, 8 at 32", "--frames", 48)
+    known, caption = calls[0][0][3], calls[0][0][4]
+    assert known.sum() > 0 and caption.shape[1] == len(known), "expected a past, and a caption a frame"
+    new = told(calls)
+    words = [new[f] for f in range(7)]                              # latent frames 5 to 11 of the video
+    assert words == [4, 4, 4, 9, 9, 9, 9], (
+        f"the clip has 5 latent frames; expected 8 (word 9) from latent frame 8 on, got {words} from 5 on")
+    calls.clear()
+    make("--image", clip, "--prompt", "3, 8 at 13", "--frames", 29)
+    words = list(told(calls).values())[:6]
+    assert words == [4, 4, 4, 9, 9, 9], f"a picture: expected 8 (word 9) from video frame 13 on, got {words}"
+
+
+def test_a_prompt_that_changes_to_itself_changes_nothing(make):
+    """The whole path of captions per latent frame against that of one caption."""
+    plain, same = make("--prompt", "3", "--frames", 40), make("--prompt", "3, 3 at 20", "--frames", 40)
+    assert_near(same.video, plain.video, "\"3, 3 at 20\" against \"3\"")
+    assert close(same.latent, plain.latent), "the latents of \"3, 3 at 20\" are not those of \"3\""
