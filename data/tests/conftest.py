@@ -44,6 +44,14 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="package", autouse=True)
+def signals():
+    """Ctrl-C and a lost terminal are obeyed, also if pytest runs in the background, where they are not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture(autouse=True)
 def as_found():
     """Each test begins with seed 0, and leaves SIGTERM as it was: run_script takes it over."""
