@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings, strategies
+from hypothesis import HealthCheck, given, settings, strategies
 from PIL import Image
 
 from data.clips.reading import open_clip
@@ -37,7 +37,7 @@ def whole(ending):
         return path.read_bytes(), np.stack(list(open_clip(path).frames))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(ending=strategies.sampled_from(KINDS), how=strategies.sampled_from(["cut", "flip", "flip"]),
        places=strategies.lists(strategies.floats(0, 1, exclude_max=True), min_size=1, max_size=3),
        bit=strategies.integers(0, 7))
