@@ -60,7 +60,7 @@ def reveal(name, part):
     mine, theirs = pieces(text, part), pieces(original(), part)
     if len(mine) != len(theirs):
         raise InputError(f"{path}: expected {len(theirs)} places between `# >>> part {part}` and `# "
-                         f"<<<`, found {len(mine)}: put the marks back")
+                         f"<<<`, found {len(mine)}: put the marks back (as in a fresh copy)")
     kept = path.with_name(f"part{part}.mine.txt")
     kept.write_text("\n\n".join(mine) + "\n", encoding="utf-8")
     path.write_text(fill(text, part, theirs), encoding="utf-8")

@@ -98,14 +98,20 @@ def check_other_targets(s):
     expect(s.DDPM(N, "x0").target(x0, eps, t), x0, "target, prediction x0")
 
 
+def clamped(x0, prediction):
+    """The mistake of clamping where nothing is divided by a small signal."""
+    return {f"x0 is clamped with {prediction}-prediction: that is for eps-prediction alone": x0.clamp(-5, 5)}
+
+
 def check_predict_v(s):
     x0, eps, _, t, _ = case()
+    x0 = 10 * x0                                                    # beyond 5, where one may clamp
     signal, share = bars(t).sqrt(), (1 - bars(t)).sqrt()
     x, v = signal * x0 + share * eps, signal * eps - share * x0
     got = s.DDPM(N).predict(says(v), x, t, None)
     expect(got[0], x0, "predict, the x0 of a network that knows v", {
         "v is added: x0 = signal x - noise v": signal * x + share * v,
-        "signal and noise are swapped": share * x - signal * v})
+        "signal and noise are swapped": share * x - signal * v, **clamped(x0, "v")})
     expect(got[1], eps, "predict, the eps of a network that knows v", {
         "the sign of x is wrong: eps = noise x + signal v": signal * v - share * x,
         "signal and noise are swapped": signal * x + share * v})
@@ -114,10 +120,13 @@ def check_predict_v(s):
 def check_predict_others(s):
     x0, eps, _, t, _ = case()
     signal, share = bars(t).sqrt(), (1 - bars(t)).sqrt()
-    x = signal * x0 + share * eps
-    for prediction, answer in (("eps", eps), ("x0", x0)):
+    for prediction, size in (("eps", 1), ("x0", 10)):
+        x0 = size * x0                                              # with "x0" beyond 5
+        x = signal * x0 + share * eps
+        answer = eps if prediction == "eps" else x0
         got = s.DDPM(N, prediction).predict(says(answer), x, t, None)
-        expect(got[0], x0, f"predict with {prediction}-prediction, x0", atol=1e-3)
+        expect(got[0], x0, f"predict with {prediction}-prediction, x0",
+               clamped(x0, prediction), atol=1e-3)
         expect(got[1], eps, f"predict with {prediction}-prediction, eps", atol=1e-3)
 
 

@@ -77,12 +77,14 @@ def check_inverse(s):
 
 # --- 2. rotary positions ------------------------------------------------------------------------------
 
-def angles_of(positions, pairs, base=100.0, sign=-1, axes=(0, 1, 2)):
+def angles_of(positions, pairs, base=100.0, sign=-1, axes=(0, 1, 2), closed=False):
     """Angles (B,L,1,pairs), one axis at a time."""
     n_space = 3 * pairs // 8
     parts = []
     for axis, n in zip(axes, (pairs - 2 * n_space, n_space, n_space)):
         exponents = torch.arange(n) / n
+        if closed:                                                  # the last one is 1
+            exponents = torch.linspace(0, 1, n)
         frequencies = base ** (sign * exponents)
         parts.append(positions[..., axis, None] * frequencies)
     return torch.cat(parts, dim=-1)[:, :, None]
@@ -91,7 +93,10 @@ def angles_of(positions, pairs, base=100.0, sign=-1, axes=(0, 1, 2)):
 def check_angles(s):
     positions = torch.randint(0, 20, (2, 5, 3))
     right = angles_of(positions, 8)
-    mistakes = {"the base is the paper's 10,000; here it is 100": angles_of(positions, 8, 10000.0),
+    mistakes = {"the base is the paper's 10,000, or the exponent -2i/n; here it is 100^(-i/n)": angles_of(
+                    positions, 8, 10000.0),
+                "exponents are linspace(0, 1, n), which ends at 1; i/n ends at (n-1)/n": angles_of(
+                    positions, 8, closed=True),
                 "frequencies grow: theta_i is base^(-i/n), with a minus": angles_of(positions, 8, sign=1),
                 "all three axes rotate with the frame number": angles_of(positions, 8, axes=(0, 0, 0)),
                 "x comes before y: the order is f, y, x": angles_of(positions, 8, axes=(0, 2, 1))}

@@ -75,6 +75,8 @@ class Counter:
 
     def __call__(self, model, process, latent, known, caption, positions=None, **sampling):
         numbers = latent[0, 0, :, 0, 0]
+        require(known.dtype == torch.bool, "extend: expected `known` as a mask of bool, got "
+                f"{str(known.dtype).replace('torch.', '')}")
         n = int(known.sum())
         require(bool(known[:n].all()), "extend: expected the known frames at the start of the window")
         last = numbers[n - 1] if n else torch.tensor(-1.0)
@@ -130,6 +132,13 @@ def check_from_nothing(s):
             f"known frames, got {windows[0][0]}. Beware of [-0:], which is everything")
 
 
+def check_sampling(s):
+    _, windows = rolled(s, 3, 1, window=4, context=2, steps=7, guidance=2.0)
+    given = windows[0][3]
+    require(given == {"steps": 7, "guidance": 2.0}, "extend: expected **sampling, {'steps': 7, "
+            f"'guidance': 2.0}}, to be handed to `generate`, got {given}")
+
+
 def check_anchor(s):
     _, windows = rolled(s, 2, 3, window=4, context=2, anchor=9)
     require(windows[0][0] == [0, 1] and windows[0][1] == [0, 1, 2, 3], "extend with anchor: expected "
@@ -146,6 +155,17 @@ def check_anchor(s):
     require(windows[2][0] == [0, 3, 4], "extend with anchor: expected frames [0, 3, 4] in the third "
             f"window, got {integers(windows[2][0])}: one frame a window is new, and the anchor is the "
             "video's first")
+    check_anchor_of_a_past(s)
+    check_anchor_from_nothing(s)
+
+
+def check_anchor_of_a_past(s):
+    _, windows = rolled(s, 5, 1, window=4, context=2, anchor=9)
+    seen = windows[0][0]
+    require(seen != [3, 4], "extend with anchor: expected a past of 5 frames to show [0, 3, 4], got "
+            "[3, 4]: the anchor is needed from the first window on, if the context lacks it")
+    require(seen == [0, 3, 4], "extend with anchor: expected a past of 5 frames to show [0, 3, 4], got "
+            f"{integers(seen)}: `first` is the first of the whole past, not of the newest frames")
 
 
 def check_anchor_from_nothing(s):
@@ -153,18 +173,33 @@ def check_anchor_from_nothing(s):
     require(windows[1][0] == [0, 3], "extend with anchor, from nothing: expected the second window to "
             f"see [0, 3], got {integers(windows[1][0])}. `first` is the first frame of the video, "
             "whoever made it")
+    _, windows = rolled(s, 0, 2, window=3, context=0, anchor=9)
+    require(windows[1][0] == [0], "extend with anchor and context 0: expected the second window to see "
+            f"the anchor alone, [0], got {integers(windows[1][0])}")
 
 
 def check_backward(s):
+    caption = torch.arange(10, 17).view(1, 7, 1)                    # of frame i, from the video's end: 10 + i
+    got, windows = rolled(s, 3, 2, window=4, context=2, caption=caption, backward=True)
+    seen, positions, words, _ = windows[0]
+    hint = ". Flip `past` once" if seen == [1, 0] else ""           # the window's, had it not been flipped
+    require(seen == [1, 2], "extend backward: expected the window to see the frames next to the new "
+            f"ones, [1, 2], got {integers(seen)}{hint}")
+    require(positions == [0, -1, -2, -3], "extend backward: expected negated positions, [0, -1, -2, "
+            f"-3], got {positions}: time runs the other way")
+    require(got[0] != [4, 3], "extend backward: expected new frames in reverse order, [3, 4], got "
+            "[4, 3]: do not flip what you yield")
+    require(got == [[3, 4], [5, 6]], f"extend backward: expected frames [3, 4], [5, 6], got {got}")
+    words = words[0, :, 0].tolist()
+    require(words == [11, 12, 13, 14], "extend backward with captions of frames: expected words 11 to "
+            f"14, got {words}: the last frame's is first already")
     got, windows = rolled(s, 3, 2, window=4, context=2, anchor=9, backward=True)
-    require(windows[0][0] == [0, 1, 2], "extend backward: expected the window to see the frames next "
-            f"to the new ones, got {integers(windows[0][0])}. Flip `past` once")
-    positions = windows[0][1]
-    require(positions[1] < 0, f"extend backward: expected negated positions, got {positions}: time "
-            "runs the other way")
-    require(positions == [9, -1, -2, -3], "extend backward: expected positions [9, -1, -2, -3], got "
-            f"{positions}")
-    require(got[0] == [3], f"extend backward: expected new frames in reverse order, first [3], got {got[0]}")
+    seen, positions = windows[0][:2]
+    require(seen == [0, 1, 2], "extend backward with anchor: expected frames [0, 1, 2], got "
+            f"{integers(seen)}: the anchor is the video's last frame, the first of the flipped past")
+    require(positions == [9, -1, -2, -3], "extend backward with anchor: expected positions [9, -1, -2, "
+            f"-3], got {positions}")
+    require(got == [[3], [4]], f"extend backward with anchor: expected frames [3], [4], got {got}")
 
 
 def check_captions(s):
@@ -184,5 +219,5 @@ def check_captions(s):
 
 
 CHECKS = {10: [check_guided, check_scale_of_one, check_captions_of_frames, check_batch],
-          12: [check_new_frames, check_from_nothing, check_anchor, check_anchor_from_nothing, check_backward,
+          12: [check_new_frames, check_from_nothing, check_sampling, check_anchor, check_backward,
                check_captions]}

@@ -1,7 +1,7 @@
 """Graders of parts 11 and 13: known frames in training and sampling, Newton-Schulz."""
 import torch
 
-from data.course.checks import Missed, expect, noise, require
+from data.course.checks import Missed, expect, noise, require, shape
 
 KNOWN = torch.tensor([[True, False, False], [False, False, True], [False, False, False]])
 
@@ -21,6 +21,27 @@ def check_levels(s):
     require(bool((t == level)[~known].all()), "draw_noise: expected one level for all unknown frames "
             "of a clip, got several (that would be diffusion forcing)")
     require(len(t[:, 1].unique()) > 10, "draw_noise: expected a level of its own for each clip")
+    for process in (s.DDPM(1000), s.SiT()):
+        check_drawn(s, process)
+
+
+def check_drawn(s, process):
+    """The levels are those that the process drew, with the generator."""
+    real, drawn, name = process.draw_levels, [], type(process).__name__
+
+    def draw_levels(shape, generator=None, device=None):
+        levels = real(shape, generator, device)
+        drawn.append((levels, generator))
+        return levels
+
+    process.draw_levels, generator = draw_levels, torch.Generator()
+    t, _, _ = s.draw_noise(process, s.Config(), (3, 2, 3, 2, 2), KNOWN, torch.ones(3, 1).long(), generator)
+    require(drawn, "draw_noise: expected levels of process.draw_levels, which was never called")
+    levels, given = drawn[0]
+    require(given is generator, "draw_noise: expected draw_levels to get the `generator`, so that a run "
+            "can be repeated")
+    require(bool(torch.isin(t[~KNOWN], levels).all()), f"draw_noise with {name}: expected what "
+            "draw_levels drew, got other levels. Those of SiT are reals: do not cast them")
 
 
 def loss_case(s):
@@ -51,10 +72,10 @@ def check_loss(s):
     right = (error * ~KNOWN).sum() / (~KNOWN).sum()
     expect(got, right, "diffusion_loss: the loss", mistakes)
     expect(by_frame, error, "diffusion_loss: the error of each latent frame")
+    check_count(loss, error)
 
 
-def check_count(s):
-    loss, _, _, _, error = loss_case(s)
+def check_count(loss, error):
     expect(loss(count=10)[0], (error * ~KNOWN).sum() / 10, "diffusion_loss with count=10", {
         "`count` is ignored": (error * ~KNOWN).sum() / (~KNOWN).sum()})
 
@@ -68,7 +89,19 @@ def check_told(s):
     require(told[0][2] is not None, "diffusion_loss: expected `positions` to be handed to the network")
 
 
-def generated(s, strength=1.0, sampler="ddim"):
+def noting(s):
+    """(a process whose DDIM step changes all frames, what that step was handed, each time)"""
+    calls = []
+
+    class Noting(s.DDPM):
+        def ddim(self, model, x, t, s, caption, randn=None):
+            calls.append((t, s, caption, randn, model(x, t / self.N, caption)))
+            return x + 1                                            # known frames too: they are put back
+
+    return Noting(1000), calls
+
+
+def generated(s, strength=1.0, sampler="ddim", process=None):
     """What a network is shown while `generate` fills frames 1 and 2 of 4, and the result."""
     latent, known = noise(2, 2, 4, 2, 2), torch.tensor([True, False, False, True])
     start = noise(2, 2, 4, 2, 2)
@@ -78,7 +111,7 @@ def generated(s, strength=1.0, sampler="ddim"):
         seen.append((x, t))
         return torch.zeros_like(x)
     caption = torch.ones(2, 1).long()
-    result = s.generate(model, s.DDPM(1000), latent, known, caption, steps=4, sampler=sampler,
+    result = s.generate(model, process or s.DDPM(1000), latent, known, caption, steps=4, sampler=sampler,
                         strength=strength, randn=lambda like: start)
     return latent, known, start, seen, result
 
@@ -94,16 +127,48 @@ def check_known_come_back(s):
 
 
 def check_known_are_shown(s):
-    latent, known, start, seen, _ = generated(s)
-    for x, t in seen:
+    process, _ = noting(s)
+    latent, known, start, seen, _ = generated(s, process=process)
+    require(seen, "generate: expected the network to be asked in each step, got no call")
+    for i, (x, t) in enumerate(seen):
         require(bool((t[:, known] == 0).all()), "generate: expected the network to be told level 0 in "
                 f"known frames, got up to {t[:, known].max():.3g}: multiply the levels by the mask")
         require(torch.equal(x[:, :, known], latent[:, :, known]), "generate: expected the network to "
-                            "see known frames as they are, got others. Put them in before each step")
+                            "see known frames as they are, got others. Put them in before each step"
+                            + (", not only before the first" if i else ""))
     require(torch.equal(seen[0][0][:, :, ~known], start[:, :, ~known]), "generate: expected to begin "
                         "with noise alone in the unknown frames")
     told = torch.stack([t[0, 1] for _, t in seen])
     expect(told, torch.tensor([1.0, 0.75, 0.5, 0.25]), "generate: the levels of unknown frames, step by step")
+    _, _, _, seen, _ = generated(s, sampler="ancestral")            # its steps make nan of level 0
+    for x, _ in seen:
+        require(not x[:, :, known].isnan().any(), "generate: expected the network to see known frames as "
+                "they are, got nan. Put them in with torch.where: a step may leave nan, and 0 * nan is nan")
+
+
+def check_step(s):
+    process, calls = noting(s)
+    latent, known = noise(2, 2, 4, 2, 2), torch.tensor([True, False, False, True])
+    caption = torch.tensor([[1], [2]])
+    words = caption.view(2, 1, 1, 1, 1)
+
+    def model(x, t, caption, positions):
+        return caption.float().view(-1, 1, 1, 1, 1).expand_as(x)
+
+    def draw(like):
+        return torch.zeros_like(like)
+
+    s.generate(model, process, latent, known, caption, steps=2, guidance=3.0, sampler="ddim", randn=draw)
+    require(len(calls) == 2, f"generate with steps=2: expected two calls of `step`, got {len(calls)}")
+    for t, low, given, randn, answer in calls:
+        for levels in (t, low):
+            require(levels.shape == (2, 4), "generate: expected `step` to get levels (B,F), (2,4), got "
+                    f"{shape(levels)}")
+        require(torch.equal(given, caption), "generate: expected `step` to get the caption, got another")
+        require(randn is draw, "generate: expected `step` to get `randn`: whoever calls gives each "
+                "clip a seed of its own")
+        require(bool((answer == 3 * words).all()), "generate: expected `step` to get the guided "
+                "network, `denoiser`, got another")
 
 
 def check_strength(s):
@@ -166,6 +231,6 @@ def check_steps(s):
     expect(s.newton_schulz(x, steps=1), iterated(unit, 1), "newton_schulz with steps=1", mistakes, atol=1e-3)
 
 
-CHECKS = {11: [check_levels, check_loss, check_count, check_told, check_known_come_back,
-               check_known_are_shown, check_strength],
+CHECKS = {11: [check_levels, check_loss, check_told, check_known_come_back, check_known_are_shown,
+               check_step, check_strength],
           13: [check_newton_schulz, check_not_scaled, check_tall, check_steps]}

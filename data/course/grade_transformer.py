@@ -17,11 +17,24 @@ def slow_norm(x):
     return centred / (variance + 1e-5).sqrt()
 
 
-def attend(layer, s, x, rope, normed="qk", rotated="qk", gain=True, late=False, joined=True):
+def unit(x):
+    """Vectors of length 1."""
+    return x / x.square().sum(-1, keepdim=True).sqrt()
+
+
+def rms(x):
+    """Vectors whose mean square is 1; the mean is left in."""
+    return x / x.square().mean(-1, keepdim=True).sqrt()
+
+
+def attend(layer, s, x, rope, normed="qk", how=slow_norm, rotated="qk", gained="q", late=False,
+           joined=True, heads_first=False):
     """Attention one head at a time; the keywords are ways to get it wrong."""
     B, L, D = x.shape
     outputs = []
     heads = layer.qkv(x).view(B, L, 3, layer.heads, -1)
+    if heads_first:
+        heads = layer.qkv(x).view(B, L, layer.heads, 3, -1).transpose(2, 3)
 
     def turn(part):
         return s.rotate(part[:, :, None], rope)[:, :, 0]
@@ -33,8 +46,8 @@ def attend(layer, s, x, rope, normed="qk", rotated="qk", gain=True, late=False, 
             if name in rotated and late:                                        # before the norm
                 part = turn(part)
             if name in normed:
-                part = slow_norm(part)
-            if name == "q" and gain:
+                part = how(part)
+            if name in gained:
                 part = part * layer.gain[head]
             if name in rotated and not late:
                 part = turn(part)
@@ -66,7 +79,13 @@ def check_attention(s):
         "keys are not normalised": attend(layer, s, x, rope, normed="q"),
         "queries are not normalised": attend(layer, s, x, rope, normed="k"),
         "neither queries nor keys are normalised": attend(layer, s, x, rope, normed=""),
-        "the gain of the queries is forgotten": attend(layer, s, x, rope, gain=False),
+        "the gain of the queries is forgotten": attend(layer, s, x, rope, gained=""),
+        "the gain is on queries and keys: it is the queries' alone": attend(
+            layer, s, x, rope, gained="qk"),
+        "vectors have length 1: with `norm` it is sqrt(head_dim)": attend(layer, s, x, rope, how=unit),
+        "the mean is left in (RMS norm): use `norm`": attend(layer, s, x, rope, how=rms),
+        "self.qkv is split into (heads,3): it gives (3,heads)": attend(
+            layer, s, x, rope, heads_first=True),
         "values are rotated too: they carry what, not where": attend(layer, s, x, rope, rotated="qkv"),
         "keys are not rotated": attend(layer, s, x, rope, rotated="q"),
         "rotation comes before the norm": attend(layer, s, x, rope, late=True),
@@ -97,38 +116,71 @@ def check_packed(s):
 
 # --- 4. the block -------------------------------------------------------------------------------------
 
-def block_of(block, x, condition, frame, rope, silu=True, swapped=False, gates=True, parallel=False):
+def block_of(block, x, condition, frame, rope, silu=True, order="shift scale gate", gates=True,
+             parallel=False):
     """The block with the numbers of each token; the keywords are ways to get it wrong."""
     if silu:
         condition = nnf.silu(condition)
     six = block.modulation(condition)[:, frame].chunk(6, dim=-1)                # (B,L,D) each
+    first, second = dict(zip(order.split(), six[:3])), dict(zip(order.split(), six[3:]))
 
-    def shifted(x, shift, scale):
-        if swapped:
-            shift, scale = scale, shift
-        return slow_norm(x) * (1 + scale) + shift
+    def shifted(x, by):
+        return slow_norm(x) * (1 + by["scale"]) + by["shift"]
 
-    after = x + six[2] * block.attention(shifted(x, six[0], six[1]), rope)
+    after = x + first["gate"] * block.attention(shifted(x, first), rope)
     seen = x if parallel else after
-    result = block.mlp(shifted(seen, six[3], six[4]))
+    result = block.mlp(shifted(seen, second))
     if gates:
-        result = six[5] * result
+        result = second["gate"] * result
     return after + result
+
+
+def block_case(s):
+    """A block, x of 6 tokens, the condition of 3 frames, the tokens' rotations."""
+    return lively(s.DiTBlock(32, 2)), noise(2, 6, 32), noise(2, 3, 32), ropes(s, 2, 6, 16)
 
 
 @torch.no_grad()
 def check_block(s):
-    block = lively(s.DiTBlock(32, 2))
-    x, condition, rope = noise(2, 6, 32), noise(2, 3, 32), ropes(s, 2, 6, 16)
+    block, x, condition, rope = block_case(s)
     frame = torch.arange(3).repeat_interleave(2)
     args = x, condition, frame, rope
     mistakes = {
         "silu is not applied to the condition": block_of(block, *args, silu=False),
-        "shift and scale are swapped": block_of(block, *args, swapped=True),
+        "shift and scale are swapped": block_of(
+            block, *args, order="scale shift gate"),
+        "the gate comes first: the order is shift, scale, gate": block_of(
+            block, *args, order="gate shift scale"),
         "the gate of the MLP is forgotten": block_of(block, *args, gates=False),
         "the MLP sees what the attention saw, not its result": block_of(block, *args, parallel=True),
         "every token has the condition of frame 0": block_of(block, x, condition, 0 * frame, rope)}
     expect(block(*args), block_of(block, *args), "DiTBlock", mistakes, atol=2e-3)
+
+
+@torch.no_grad()
+def check_uneven(s):
+    """Clips that are packed in one sequence may have frames of different sizes."""
+    block, x, condition, rope = block_case(s)
+    frame = torch.tensor([0, 0, 0, 1, 2, 2])
+    alike = torch.arange(3).repeat_interleave(2)
+    args = x, condition, frame, rope
+    mistakes = {"all frames have equally many tokens: `frame` says which frame a token is in":
+                block_of(block, x, condition, alike, rope)}
+    expect(block(*args), block_of(block, *args), "DiTBlock, frames of 3, 1 and 2 tokens", mistakes, atol=2e-3)
+
+
+@torch.no_grad()
+def check_lengths(s):
+    block, x, condition, rope = block_case(s)
+    frame = torch.tensor([0, 0, 1, 1, 2, 2])
+    together = block(x[:1], condition[:1], frame, [part[:1] for part in rope], [2, 4])
+    clips = []
+    for clip in (slice(0, 2), slice(2, 6)):
+        own = [part[:1, clip] for part in rope]
+        clips.append(block_of(block, x[:1, clip], condition[:1], frame[clip], own))
+    mistakes = {"`lengths` is not handed to the attention: clips see each other":
+                block_of(block, x[:1], condition[:1], frame, [part[:1] for part in rope])}
+    expect(together, torch.cat(clips, 1), "DiTBlock of two packed clips", mistakes, atol=2e-3)
 
 
 @torch.no_grad()
@@ -148,9 +200,13 @@ def check_head(s):
     x, caption = noise(1, 4, 2, 2, 2), torch.tensor([[1]])
     got = model(x, torch.ones(1, 2), caption)
     expect(got, torch.zeros_like(x), "a DiT's prediction at initialisation (is the head zeroed?)")
-    weight = model.modulation.weight
+
+
+@torch.no_grad()
+def check_last_modulation(s):
+    weight = s.DiT(s.Config(**MINI), 3).modulation.weight
     expect(weight, torch.zeros_like(weight), "the weights of the DiT's last modulation")
 
 
 CHECKS = {3: [check_attention, check_size_of_queries, check_packed],
-          4: [check_block, check_zero, check_head]}
+          4: [check_block, check_uneven, check_lengths, check_zero, check_head, check_last_modulation]}

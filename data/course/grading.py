@@ -36,11 +36,11 @@ def check_part(text, part):
     try:
         module = module_of(text)
     except Exception as error:
-        return [f"sora.py does not import with this part: {said_by(error, text)}"] * len(CHECKS[part])
-    return [reason_of(check, module, text) for check in CHECKS[part]]
+        return [f"sora.py does not import with this part: {said_by(error, text, part)}"] * len(CHECKS[part])
+    return [reason_of(check, module, text, part) for check in CHECKS[part]]
 
 
-def reason_of(check, module, text):
+def reason_of(check, module, text, part):
     """Why a check is missed, in one line; None if it is passed."""
     torch.manual_seed(0)
     try:
@@ -50,7 +50,7 @@ def reason_of(check, module, text):
     except NotImplementedError as error:
         return str(error)
     except (Exception, SystemExit) as error:
-        return f"{check.__name__}: {said_by(error, text)}"
+        return f"{check.__name__}: {said_by(error, text, part)}"
     finally:
         changed = torch.get_default_dtype() != torch.float32 or not torch.is_grad_enabled()
         torch.set_default_dtype(torch.float32)
@@ -61,16 +61,19 @@ def reason_of(check, module, text):
     return None
 
 
-def said_by(error, text):
-    """An exception in one line, with the last line of sora.py that it went through."""
+def said_by(error, text, part):
+    """An exception in one line, with the last line of the part that it went through. What lies deeper
+    is not shown: it may be the solution of another part."""
     reason = str(error).strip().split("\n")[0]
     name, lines = type(error).__name__, text.split("\n")
     if isinstance(error, SyntaxError):
         return f"{name}: {error.msg}, at `{(error.text or '').strip()}`"
-    steps = [step for step in traceback.extract_tb(error.__traceback__) if step.filename == "sora.py"]
-    if not steps:                                                   # raised by the check
-        return f"{name}: {reason}. Your code returned what the check cannot use: is there a `return`?"
-    return f"{name}: {reason}, at `{lines[steps[-1].lineno - 1].strip()}`"
+    own = {i for first, end in find(text)[part] for i in range(first, end)}
+    steps = [step.lineno - 1 for step in traceback.extract_tb(error.__traceback__)
+             if step.filename == "sora.py" and step.lineno - 1 in own]
+    if not steps:                                                   # raised by whoever called the part
+        return f"{name}: {reason}. Your code returned what its caller cannot use: is there a `return`?"
+    return f"{name}: {reason}, at `{lines[steps[-1]].strip()}`"
 
 
 def grade_part(student, staff, part, limit=LIMIT):
@@ -78,7 +81,7 @@ def grade_part(student, staff, part, limit=LIMIT):
     most, expected, found = PARTS[part].points, len(find(staff)[part]), pieces(student, part)
     if len(found) != expected:
         return Grade(0, most, [f"expected {expected} places between `# >>> part {part}` and `# <<<`, "
-                               f"found {len(found)}: put the marks back, or `reveal` the part"])
+                               f"found {len(found)}: put the marks back (as in a fresh copy)"])
     text = fill(staff, part, found)
     reasons, problem, printed = in_process(check_part, (text, part), limit)
     reasons = reasons or [problem]

@@ -21,7 +21,10 @@ DIFFUSION = {
         ("signal * x - noise * output", "signal * x + noise * output", "v is added"),
         ("noise * x + signal * output", "signal * output - noise * x", "the sign of x is wrong"),
         ("t / self.N", "t", "expected t / N"),
-        (".clamp(-5, 5)", "", "clamp x0"),
+        (".clamp(-5, 5)", "", "blows up any error: clamp x0"),
+        ("return signal * x - noise * output, noise",
+         "return (signal * x - noise * output).clamp(-5, 5), noise", "clamped with v-prediction"),
+        ("x0 = output\n", "x0 = output.clamp(-5, 5)\n", "clamped with x0-prediction"),
         ('"eps": eps, "x0": x0}', '"eps": x0, "x0": eps}', "target, prediction eps")],
     7: [("return mean, (1 - alpha) * share", "return mean, 1 - alpha", "factor (1 - alpha_bar_s) / (1 "
                         "- alpha_bar_t) is missing"),

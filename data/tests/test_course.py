@@ -204,6 +204,23 @@ def test_code_that_raises_is_shown_its_line():
     assert "is there a `return`?" in reasons[0], reasons
 
 
+def test_errors_show_no_solution_of_another_part():
+    """An error that arises in `predict`, part 6, shows the line of part 8 that called it."""
+    reasons = grading.check_part(fill(TEXT, 8, [pieces(TEXT, 8)[0].replace("x, t,", "x, t.float(),")]), 8)
+    assert "at `x0, eps = self.predict(model, x, t.float(), caption)`" in reasons[0], reasons
+    schedule, _, q_sample = pieces(TEXT, 5)
+    reasons = grading.check_part(fill(TEXT, 5, [schedule, "        return 1", q_sample]), 5)
+    assert "at `signal, noise = self.signal_noise(t)`" in str(reasons), reasons
+    reasons = grading.check_part(fill(TEXT, 1, ["    return latent.flatten(2)", pieces(TEXT, 1)[1]]), 1)
+    assert all("permute" not in str(reason) for reason in reasons), reasons
+
+
+def test_mistakes_with_the_anchor_are_not_told_to_flip():
+    for wrong in WRONG[12]:
+        reasons = str(grading.check_part(apply(TEXT, 12, wrong), 12))
+        assert ("Flip `past`" in reasons) == ("Flip" in wrong.says), f"{wrong.new!r} is told {reasons}"
+
+
 def test_global_settings_are_put_back():
     text = fill(TEXT, 8, ["        torch.set_grad_enabled(False)\n" + pieces(TEXT, 8)[0]])
     reasons = grading.check_part(text, 8)
