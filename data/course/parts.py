@@ -42,8 +42,8 @@ PARTS = {
         title="Attention with QK-norm",
         where="Attention.forward",
         source="softmax(q k^T / sqrt(head_dim)) v (Transformer eq. 1). Queries and keys are "
-               "normalised first (QK-norm, ViT-22B, section 2), queries are then multiplied by "
-               "self.gain, and last both are rotated.",
+               "normalised first, over head_dim, with `norm` (QK-norm, ViT-22B, section 2); queries are "
+               "then multiplied by self.gain, and last both are rotated.",
         shapes="x (B,L,D) -> (B,L,D); self.qkv gives (q,k,v), each of (heads,head_dim).",
         hint="nnf.scaled_dot_product_attention wants (B,heads,L,head_dim). If `lengths` is given, "
              "call packed_attention instead. Move the heads back before self.out.",
@@ -68,8 +68,8 @@ PARTS = {
                "cos^2((t/N + s) / (1 + s) · pi/2), s = 0.008, and below it: beta_t = 1 - "
                "alpha_bar_t / alpha_bar_t-1, at most 0.999. DDPM (Ho et al. 2020) eq. 4: x_t = "
                "sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps.",
-        shapes="alpha_bar (N+1,): entry t belongs to level t, entry 0 is 1; x0, eps (B,C,F,h,w), t "
-               "(B,F) -> (B,C,F,h,w).",
+        shapes="alpha_bar (N+1,): entry t belongs to level t, entry 0 is 1; signal_noise: t (B,F) "
+               "-> two of (B,1,F,1,1); q_sample: x0, eps (B,C,F,h,w), t (B,F) -> (B,C,F,h,w).",
         hint="Compute in float64, cap the betas, multiply them up again with cumprod. per_frame "
              "shapes what belongs to (B,F) so that it multiplies a latent. In __init__ leave "
              "`alpha_bar` for the line below the place.",
@@ -82,9 +82,10 @@ PARTS = {
                "signal v.",
         shapes="target: x0, eps (B,C,F,h,w), t (B,F) -> (B,C,F,h,w), for self.prediction v, eps or "
                "x0. predict: (x0, eps), both estimated from the network's output at x (B,C,F,h,w).",
-        hint="The network is given t / self.N. With eps-prediction clamp x0 to -5 .. 5, and return "
-             "the eps that fits this x0; with x0-prediction likewise: (x - signal x0) / noise.",
-        minutes=20, points=6),
+        hint="signal, noise = self.signal_noise(t) are (B,1,F,1,1) already. The network is given "
+             "t / self.N. With eps-prediction clamp x0 to -5 .. 5; do not clamp with x0 or v. With "
+             "eps and x0 return the eps that fits this x0: (x - signal x0) / noise.",
+        minutes=30, points=6),
     7: Part(
         title="The posterior and the ancestral step",
         where="DDPM.posterior, DDPM.ancestral",
@@ -132,13 +133,14 @@ PARTS = {
                "known frames have 0 and the unknown ones of a clip share one. The loss is the mean "
                "over unknown frames.",
         shapes="draw_noise: known (B,F) bool -> t (B,F). diffusion_loss: the loss, and the error "
-               "(B,F) of each frame. generate: levels (steps+1,), known (F,), known_mask "
-               "(1,1,F,1,1) -> (B,C,F,h,w).",
+               "(B,F) of all frames, known ones too; `count`: a number of unknown frames. "
+               "generate: levels (steps+1,), known (F,), known_mask (1,1,F,1,1) -> (B,C,F,h,w).",
         hint="In generate: make the levels (steps+1,B,F), 0 where known; begin with randn(latent), "
              "with strength < 1 with q_sample(latent, levels[0], that noise); then for each pair "
              "of levels put the known frames in and call step(denoiser, x, t, s, caption, randn); "
-             "at last put them in again. In draw_noise leave `t`.",
-        minutes=30, points=7),
+             "at last put them in again. Put in with torch.where: a step may leave nan. `pairwise` "
+             "is imported. In draw_noise leave `t`; levels are reals in SiT: do not cast them.",
+        minutes=50, points=7),
     12: Part(
         title="Long video: extend",
         where="extend",
@@ -149,9 +151,11 @@ PARTS = {
                "window, again and again.",
         hint="Keep `recent` (what the next window may see), `made` (how many frames there are) and "
              "`first`, the video's first frame, whoever made it. Call generate(model, process, "
-             "latent, is_known, words, positions, **sampling). Backward: flip `past` once, and "
-             "hand in -positions; all else is as forward.",
-        minutes=60, points=12),
+             "latent, is_known, words, positions, **sampling). The anchor stands there as "
+             "soon as made > the frames of the context, also in the first window and with context "
+             "0. Backward: flip `past` once, and hand in -positions; all else is as forward, and "
+             "what you yield is not flipped.",
+        minutes=90, points=12),
     13: Part(
         title="Muon's Newton-Schulz iteration",
         where="newton_schulz",
@@ -159,7 +163,7 @@ PARTS = {
                "-4.7750, 2.0315; begun with each matrix divided by its Frobenius norm.",
         shapes="matrices (n,rows,columns) -> the same shape; every matrix of the batch by itself.",
         hint="x.mT swaps the last two axes. Turn tall matrices, so that x x^T is small, and turn "
-             "them back at the end.",
+             "them back at the end. The plain loop is as good as what the docstring describes.",
         minutes=15, points=4),
 }
 
