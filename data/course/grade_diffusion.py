@@ -7,6 +7,7 @@ from data.course.checks import expect, noise, require
 
 N = 1000
 SHAPE = 2, 3, 2, 2, 2                                               # (B,C,F,h,w)
+WORDS = torch.tensor([[1], [2]])                                    # the caption of two clips
 
 
 def each(values):
@@ -34,7 +35,15 @@ def case():
 
 def says(output):
     """A network that answers `output`."""
-    return lambda x, t, caption, positions=None: output
+    def model(x, t, caption, positions=None):
+        check_words(caption)
+        return output
+    return model
+
+
+def check_words(caption):
+    require(caption is not None and torch.equal(caption, WORDS), "expected the network to be told the "
+            f"caption, got {'none' if caption is None else 'another'}")
 
 
 # --- 5. the schedule ----------------------------------------------------------------------------------
@@ -108,7 +117,7 @@ def check_predict_v(s):
     x0 = 10 * x0                                                    # beyond 5, where one may clamp
     signal, share = bars(t).sqrt(), (1 - bars(t)).sqrt()
     x, v = signal * x0 + share * eps, signal * eps - share * x0
-    got = s.DDPM(N).predict(says(v), x, t, None)
+    got = s.DDPM(N).predict(says(v), x, t, WORDS)
     expect(got[0], x0, "predict, the x0 of a network that knows v", {
         "v is added: x0 = signal x - noise v": signal * x + share * v,
         "signal and noise are swapped": share * x - signal * v, **clamped(x0, "v")})
@@ -124,7 +133,7 @@ def check_predict_others(s):
         x0 = size * x0                                              # with "x0" beyond 5
         x = signal * x0 + share * eps
         answer = eps if prediction == "eps" else x0
-        got = s.DDPM(N, prediction).predict(says(answer), x, t, None)
+        got = s.DDPM(N, prediction).predict(says(answer), x, t, WORDS)
         expect(got[0], x0, f"predict with {prediction}-prediction, x0",
                clamped(x0, prediction), atol=1e-3)
         expect(got[1], eps, f"predict with {prediction}-prediction, eps", atol=1e-3)
@@ -134,17 +143,18 @@ def check_level_told(s):
     told = []
 
     def model(x, t, caption):
+        check_words(caption)
         told.append(t)
         return x
     _, _, x, t, _ = case()
-    s.DDPM(N).predict(model, x, t, None)
+    s.DDPM(N).predict(model, x, t, WORDS)
     expect(told[0].float(), t / N, "the level that the network is told by predict", {
         "it is told t, up to N; expected t / N, in [0,1]": t.float()})
 
 
 def check_clamp(s):
     x, t = 3 * noise(*SHAPE), torch.full((2, 2), N)
-    got, eps = s.DDPM(N, "eps").predict(says(noise(*SHAPE)), x, t, None)
+    got, eps = s.DDPM(N, "eps").predict(says(noise(*SHAPE)), x, t, WORDS)
     largest = got.abs().max().item()
     require(largest <= 5.001, "predict with eps-prediction at t = N: expected x0 within -5 .. 5, got "
             f"{largest:.3g}. Dividing by a signal of 5e-5 blows up any error: clamp x0")

@@ -74,6 +74,8 @@ class Counter:
         self.windows = []
 
     def __call__(self, model, process, latent, known, caption, positions=None, **sampling):
+        require((model, process) == ("model", "process"), "extend: expected `generate` to get `model` and "
+                "`process`, got others")
         numbers = latent[0, 0, :, 0, 0]
         require(known.dtype == torch.bool, "extend: expected `known` as a mask of bool, got "
                 f"{str(known.dtype).replace('torch.', '')}")
@@ -96,7 +98,7 @@ def rolled(s, frames, count, window, context, caption=None, **more):
     s.generate = counter
     try:
         caption = torch.ones(1, 1).long() if caption is None else caption
-        pieces = s.extend(None, None, past, caption, window, context, **more)
+        pieces = s.extend("model", "process", past, caption, window, context, **more)
         require(hasattr(pieces, "__next__"), "extend: expected a generator (with `yield`), got "
                 f"{type(pieces).__name__}")
         pieces = list(islice(pieces, count))
@@ -133,8 +135,10 @@ def check_from_nothing(s):
 
 
 def check_sampling(s):
-    _, windows = rolled(s, 3, 1, window=4, context=2, steps=7, guidance=2.0)
-    given = windows[0][3]
+    caption = torch.tensor([[3, 5]])
+    _, windows = rolled(s, 3, 1, window=4, context=2, caption=caption, steps=7, guidance=2.0)
+    words, given = windows[0][2:]
+    require(torch.equal(words, caption), "extend: expected a caption (B,words) to reach `generate` as it is")
     require(given == {"steps": 7, "guidance": 2.0}, "extend: expected **sampling, {'steps': 7, "
             f"'guidance': 2.0}}, to be handed to `generate`, got {given}")
 

@@ -2,7 +2,7 @@
 import torch
 
 from data.course.checks import expect, near, noise, require
-from data.course.grade_diffusion import N, SHAPE, bars, case, each, says
+from data.course.grade_diffusion import N, SHAPE, WORDS, bars, case, check_words, each, says
 
 
 # --- 7. the posterior ---------------------------------------------------------------------------------
@@ -56,14 +56,14 @@ def check_ancestral(s):
     mistakes = {"the noise is multiplied by the variance, not by its root": mean + variance * drawn,
                 "no noise is added": mean,
                 "x0 is noised anew, without regard to x_t": bar_s.sqrt() * x0 + (1 - bar_s).sqrt() * drawn}
-    got = process.ancestral(says(x0), x, t, low, None, lambda like: drawn)
+    got = process.ancestral(says(x0), x, t, low, WORDS, lambda like: drawn)
     expect(got, mean + variance.sqrt() * drawn, "ancestral, a step from t to s", mistakes)
 
 
 def check_last_step(s):
     x0, _, x, t, _ = case()
     process = s.DDPM(N, "x0")
-    got = process.ancestral(says(x0), x, t, 0 * t, None)
+    got = process.ancestral(says(x0), x, t, 0 * t, WORDS)
     require(near(got, x0), "ancestral, the last step (s = 0): expected the network's x0 itself, got "
             f"what is {(got - x0).std():.2g} away (standard deviation). Is the variance 0 at s = 0?")
 
@@ -76,7 +76,7 @@ def check_ddim(s):
     drawn = noise(*SHAPE)
     eps = (x - bar_t.sqrt() * x0) / (1 - bar_t).sqrt()
     process = s.DDPM(N, "x0")
-    got = process.ddim(says(x0), x, t, low, None, lambda like: drawn)
+    got = process.ddim(says(x0), x, t, low, WORDS, lambda like: drawn)
     mistakes = {"it is noised to t again instead of to s: the step does nothing": x,
                 "fresh noise is drawn; with eta = 0 the estimated eps is used":
                     bar_s.sqrt() * x0 + (1 - bar_s).sqrt() * drawn,
@@ -94,7 +94,7 @@ def check_ddim_composes(s):
         y = x
         for high, low in zip(levels, levels[1:]):
             high, low = torch.full((2, 2), high), torch.full((2, 2), low)
-            y = process.ddim(says(x0), y, high, low, None)
+            y = process.ddim(says(x0), y, high, low, WORDS)
         ends.append(y)
     expect(ends[1], ends[0], "three DDIM steps where the network knows x0: they lead where one step does")
 
@@ -122,9 +122,10 @@ def stepped(s, sampler):
     t, low = t / N, low / N
 
     def model(x, t, caption):
+        check_words(caption)
         return 2 * x + 3 * each(t)
     step = getattr(s.SiT(), sampler)
-    return step(model, x, t, low, None), x, t, low
+    return step(model, x, t, low, WORDS), x, t, low
 
 
 def check_euler(s):
@@ -153,6 +154,7 @@ def check_heun_at_the_end(s):
     low = torch.tensor([[0.0, 0.1], [0.2, 0.0]])
 
     def model(x, t, caption):
+        check_words(caption)
         return torch.where(each(t == 0), 100.0, each(t) + 0 * x)
     first, gap = each(t), each(low - t)
 
@@ -160,7 +162,7 @@ def check_heun_at_the_end(s):
         second = torch.where(each(low == 0), at_zero, each(low))
         return x + gap * (first + second) / 2
     mistakes = {"the network's answer at level 0 is used; expected Euler's step there": mean_step(100.0)}
-    got = s.SiT().heun(model, x, t, low, None)
+    got = s.SiT().heun(model, x, t, low, WORDS)
     expect(got, mean_step(first), "SiT.heun in frames that come to level 0, where the network was "
            "never trained", mistakes)
 

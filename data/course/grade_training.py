@@ -45,18 +45,18 @@ def check_drawn(s, process):
 
 
 def loss_case(s):
-    """(loss(...), its arguments, the error of each frame) with a network that answers noise."""
+    """(loss(...), x_t, t, what the network was told, the error of each frame); it answers noise."""
     x0, eps, output = noise(3, 3, 2, 3, 2, 2)
     t = torch.where(KNOWN, 0, 500)
     process, told = s.DDPM(1000), []
 
     def model(x, t, caption, positions):
-        told.append((x, t, positions))
+        told.append((x, t, caption, positions))
         return output
-    positions = torch.arange(3).expand(3, 3)
+    caption, positions = torch.tensor([[1], [2], [3]]), torch.arange(2, 5).expand(3, 3)
 
     def loss(**more):
-        return s.diffusion_loss(model, process, x0, None, KNOWN, positions, t, eps, **more)
+        return s.diffusion_loss(model, process, x0, caption, KNOWN, positions, t, eps, **more)
     gap = output - process.target(x0, eps, t)
     error = gap.square().mean((1, 3, 4))
     return loss, process.q_sample(x0, t, eps), t, told, error
@@ -86,7 +86,9 @@ def check_told(s):
     expect(told[0][0], x_t, "what diffusion_loss shows the network (q_sample of the clean latent)")
     expect(told[0][1].float(), t / 1000, "the level that diffusion_loss tells the network", {
         "it is t, up to N; expected t / N, in [0,1]": t.float()})
-    require(told[0][2] is not None, "diffusion_loss: expected `positions` to be handed to the network")
+    for what, got, given in (("caption", told[0][2], [[1], [2], [3]]), ("positions", told[0][3], 3 * [[2, 3, 4]])):
+        require(got is not None and got.tolist() == given, f"diffusion_loss: expected `{what}` to be "
+                "handed to the network as they are")
 
 
 def noting(s):
@@ -160,10 +162,12 @@ def check_step(s):
 
     s.generate(model, process, latent, known, caption, steps=2, guidance=3.0, sampler="ddim", randn=draw)
     require(len(calls) == 2, f"generate with steps=2: expected two calls of `step`, got {len(calls)}")
-    for t, low, given, randn, answer in calls:
-        for levels in (t, low):
+    for (t, low, given, randn, answer), (high, next_one) in zip(calls, ((1000, 500), (500, 0))):
+        for levels, expected in ((t, high), (low, next_one)):
             require(levels.shape == (2, 4), "generate: expected `step` to get levels (B,F), (2,4), got "
                     f"{shape(levels)}")
+            require(levels[0].tolist() == [0, expected, expected, 0], "generate with steps=2: expected steps "
+                    f"from level 1000 to 500, then to 0, got one with {levels[0].tolist()} (known frames: 0)")
         require(torch.equal(given, caption), "generate: expected `step` to get the caption, got another")
         require(randn is draw, "generate: expected `step` to get `randn`: whoever calls gives each "
                 "clip a seed of its own")

@@ -21,6 +21,7 @@ DIFFUSION = {
         ("signal * x - noise * output", "signal * x + noise * output", "v is added"),
         ("noise * x + signal * output", "signal * output - noise * x", "the sign of x is wrong"),
         ("t / self.N", "t", "expected t / N"),
+        ("t / self.N, caption)", "t / self.N, None)", "expected the network to be told the caption"),
         (".clamp(-5, 5)", "", "blows up any error: clamp x0"),
         ("return signal * x - noise * output, noise",
          "return (signal * x - noise * output).clamp(-5, 5), noise", "clamped with v-prediction"),
