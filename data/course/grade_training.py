@@ -86,7 +86,9 @@ def check_told(s):
     expect(told[0][0], x_t, "what diffusion_loss shows the network (q_sample of the clean latent)")
     expect(told[0][1].float(), t / 1000, "the level that diffusion_loss tells the network", {
         "it is t, up to N; expected t / N, in [0,1]": t.float()})
-    for what, got, given in (("caption", told[0][2], [[1], [2], [3]]), ("positions", told[0][3], 3 * [[2, 3, 4]])):
+    _, _, caption, positions = told[0]
+    handed_in = ("caption", caption, [[1], [2], [3]]), ("positions", positions, 3 * [[2, 3, 4]])
+    for what, got, given in handed_in:
         require(got is not None and got.tolist() == given, f"diffusion_loss: expected `{what}` to be "
                 "handed to the network as they are")
 
