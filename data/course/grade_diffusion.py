@@ -3,7 +3,7 @@ import math
 
 import torch
 
-from data.course.checks import expect, noise, require
+from data.course.checks import expect, near, noise, require, shape
 
 N = 1000
 SHAPE = 2, 3, 2, 2, 2                                               # (B,C,F,h,w)
@@ -54,12 +54,14 @@ def check_schedule(s):
     right = torch.tensor(exact + [exact[-1] * 0.001])
     roots = [value ** 0.5 for value in exact]
     mistakes = {
-        "entry 0 is missing: entry t has to belong to level t, and entry 0 is 1": right[1:],
         "it is off by one: entry t has to belong to level t, and entry 0 is 1": torch.tensor(
             exact[1:] + [exact[-1] * 0.001, 0]),
         "the cosine is not squared": torch.tensor(roots + [roots[-1] * 0.001]),
         "the betas are not capped at 0.999: at level N nothing is left of the data, and x0 cannot be "
         "had by dividing": torch.tensor(exact + [0.0])}
+    cause = "entry 0 is missing, which is 1" if near(got, right[1:]) else "linspace needs N+1 points"
+    require(got.shape == right.shape, f"alpha_bar: expected {N + 1} entries, of levels 0 to {N}, got "
+            f"{shape(got)}: {cause}")
     expect(got[-3:], right[-3:], "alpha_bar of the last three levels", {
         mistake: result[-3:] for mistake, result in mistakes.items()}, atol=1e-12)
     expect(got, right, "alpha_bar", mistakes, atol=1e-6)

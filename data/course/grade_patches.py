@@ -63,6 +63,10 @@ def check_unpatchify(s):
     mistakes = {"rows and columns are swapped within each patch": turned.reshape(latent.shape),
                 "each patch is spread over the picture: the axes p belong behind rows and columns":
                     spread.reshape(latent.shape)}
+    split = tokens.view(2, 2, 2, 3, 3, 2, 2)                        # (B,F,rows,columns,C,p,p)
+    mistakes["axes are not permuted"] = split.reshape(latent.shape)
+    mistakes["axes are permuted as in patchify: it takes the inverse"] = split.permute(
+        0, 2, 3, 5, 1, 4, 6).reshape(latent.shape)
     got = s.unpatchify(tokens, 2, 2, 4, 6)
     expect(got, latent, "unpatchify of the tokens of a latent", mistakes)
 

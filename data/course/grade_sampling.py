@@ -189,8 +189,10 @@ def check_backward(s):
     hint = ". Flip `past` once" if seen == [1, 0] else ""           # the window's, had it not been flipped
     require(seen == [1, 2], "extend backward: expected the window to see the frames next to the new "
             f"ones, [1, 2], got {integers(seen)}{hint}")
-    require(positions == [0, -1, -2, -3], "extend backward: expected negated positions, [0, -1, -2, "
-            f"-3], got {positions}: time runs the other way")
+    require(positions != [0, 1, 2, 3], "extend backward: expected negated positions, [0, -1, -2, -3], "
+            f"got {positions}: time runs the other way")
+    require(positions == [0, -1, -2, -3], "extend backward: expected positions [0, -1, -2, -3], got "
+            f"{positions}")
     require(got[0] != [4, 3], "extend backward: expected new frames in reverse order, [3, 4], got "
             "[4, 3]: do not flip what you yield")
     require(got == [[3, 4], [5, 6]], f"extend backward: expected frames [3, 4], [5, 6], got {got}")

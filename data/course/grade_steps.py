@@ -27,6 +27,7 @@ def check_posterior_mean(s):
             bar_t.sqrt() * of_x0 * x0 + alpha.sqrt() * of_x * x,
         "alpha is that of a single step; t to s may be many":
             bar_s.sqrt() * (1 - one) / (1 - bar_t) * x0 + one.sqrt() * of_x * x,
+        "alpha is alpha_bar_t; it is alpha_bar_t / alpha_bar_s": bar_s.sqrt() * x0 + bar_t.sqrt() * of_x * x,
         "x has alpha, not its root": bar_s.sqrt() * of_x0 * x0 + alpha * of_x * x,
         "the factors of x0 and x are swapped": alpha.sqrt() * of_x * x0 + bar_s.sqrt() * of_x0 * x}
     got, _ = s.DDPM(N).posterior(x0, x, t, low)
@@ -56,7 +57,14 @@ def check_ancestral(s):
     mistakes = {"the noise is multiplied by the variance, not by its root": mean + variance * drawn,
                 "no noise is added": mean,
                 "x0 is noised anew, without regard to x_t": bar_s.sqrt() * x0 + (1 - bar_s).sqrt() * drawn}
-    got = process.ancestral(says(x0), x, t, low, WORDS, lambda like: drawn)
+    asked = []
+
+    def randn(like):
+        asked.append(like)
+        return drawn
+    got = process.ancestral(says(x0), x, t, low, WORDS, randn)
+    require(asked or near(got, mean), "ancestral: expected its noise from `randn(x)`, which was never "
+            "called: do not draw noise of your own")
     expect(got, mean + variance.sqrt() * drawn, "ancestral, a step from t to s", mistakes)
 
 
@@ -105,7 +113,8 @@ def check_interpolant(s):
     x0, eps, _, _, _ = case()
     t = torch.tensor([[0.9, 0.2], [0.6, 0.4]])
     mistakes = {"time runs the other way: at t = 0 there are data, at t = 1 noise":
-                each(t) * x0 + (1 - each(t)) * eps}
+                each(t) * x0 + (1 - each(t)) * eps,
+                "t multiplies rows and columns: per_frame(t) multiplies frames": (1 - t) * x0 + t * eps}
     right = (1 - each(t)) * x0 + each(t) * eps
     expect(s.SiT().q_sample(x0, t, eps), right, "SiT.q_sample", mistakes)
 
@@ -132,7 +141,9 @@ def check_euler(s):
     got, x, t, low = stepped(s, "euler")
     velocity, gap = 2 * x + 3 * each(t), each(low - t)
     mistakes = {"its sign is wrong: s - t is negative, because sampling goes from noise to data":
-                x - gap * velocity, "the step is not multiplied by s - t": x + velocity}
+                x - gap * velocity, "the step is not multiplied by s - t": x + velocity,
+                "s - t multiplies rows and columns: per_frame(s - t) multiplies frames":
+                x + (low - t) * velocity}
     expect(got, x + gap * velocity, "SiT.euler", mistakes)
 
 
@@ -140,9 +151,11 @@ def check_heun(s):
     got, x, t, low = stepped(s, "heun")
     gap, first = each(low - t), 2 * x + 3 * each(t)
     there = x + gap * first
+    at_x = 2 * x + 3 * each(low)
     second, early = 2 * there + 3 * each(low), 2 * there + 3 * each(t)
     mistakes = {"the velocities are added, not averaged": x + gap * (first + second),
                 "the second velocity is asked for at level t instead of s": x + gap * (first + early) / 2,
+                "the second velocity is asked for at x instead of Euler's x_s": x + gap * (first + at_x) / 2,
                 "it is Euler's step": there,
                 "the second velocity alone is taken": x + gap * second}
     expect(got, x + gap * (first + second) / 2, "SiT.heun", mistakes)

@@ -28,7 +28,7 @@ def rms(x):
 
 
 def attend(layer, s, x, rope, normed="qk", how=slow_norm, rotated="qk", gained="q", late=False,
-           joined=True, heads_first=False):
+           joined=True, heads_first=False, scalings=1):
     """Attention one head at a time; the keywords are ways to get it wrong."""
     B, L, D = x.shape
     outputs = []
@@ -53,7 +53,7 @@ def attend(layer, s, x, rope, normed="qk", how=slow_norm, rotated="qk", gained="
                 part = turn(part)
             parts[name] = part
         logits = parts["q"] @ parts["k"].mT
-        weights = (logits / math.sqrt(D // layer.heads)).softmax(-1)
+        weights = (logits / math.sqrt(D // layer.heads) ** scalings).softmax(-1)
         outputs.append(weights @ parts["v"])
     if joined:
         return layer.out(torch.cat(outputs, dim=-1))
@@ -88,6 +88,8 @@ def check_attention(s):
             layer, s, x, rope, heads_first=True),
         "values are rotated too: they carry what, not where": attend(layer, s, x, rope, rotated="qkv"),
         "keys are not rotated": attend(layer, s, x, rope, rotated="q"),
+        "logits are divided by sqrt(head_dim) twice: scaled_dot_product_attention does it": attend(
+            layer, s, x, rope, scalings=2),
         "rotation comes before the norm": attend(layer, s, x, rope, late=True),
         "heads were not moved back behind the tokens before self.out": attend(
             layer, s, x, rope, joined=False)}

@@ -48,7 +48,11 @@ def reason_of(check, module, text, part):
     except Missed as missed:
         return str(missed)
     except NotImplementedError as error:
-        return str(error)
+        reason = str(error)
+        for piece in pieces(text, part):
+            if "raise NotImplementedError" in piece and "\n" in piece.strip():
+                return f"{reason} (written? delete the line `raise NotImplementedError` above your code)"
+        return reason
     except (Exception, SystemExit) as error:
         return f"{check.__name__}: {said_by(error, text, part)}"
     finally:
@@ -67,7 +71,8 @@ def said_by(error, text, part):
     reason = str(error).strip().split("\n")[0]
     name, lines = type(error).__name__, text.split("\n")
     if isinstance(error, SyntaxError):
-        return f"{name}: {error.msg}, at `{(error.text or '').strip()}`"
+        line = lines[error.lineno - 1] if error.lineno else ""      # error.text is read from another file
+        return f"{name}: {error.msg}, at `{line.strip()}`"
     own = {i for first, end in find(text)[part] for i in range(first, end)}
     steps = [step.lineno - 1 for step in traceback.extract_tb(error.__traceback__)
              if step.filename == "sora.py" and step.lineno - 1 in own]
@@ -88,7 +93,7 @@ def grade_part(student, staff, part, limit=LIMIT):
     passed = reasons.count(None)
     missed = list(dict.fromkeys(reason for reason in reasons if reason))        # each once, in order
     if missed and printed:
-        missed.append(f"(your code printed {last_line(printed)})")
+        missed.append(f"(your code printed {ends_of(printed)})")
     return Grade(most * passed / len(reasons), most, missed)
 
 
@@ -139,6 +144,9 @@ def read(path):
     return path.read_text(errors="replace") if path.exists() else ""
 
 
-def last_line(text):
-    """The last line of what was printed, cut short."""
-    return repr(text.strip().splitlines()[-1][:80])
+def ends_of(text):
+    """The first and last five lines of what was printed, each cut short, in one line."""
+    lines = [line[:80] for line in text.strip().splitlines()]
+    if len(lines) > 10:
+        lines = [*lines[:5], "...", *lines[-5:]]
+    return repr(" | ".join(lines))

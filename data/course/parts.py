@@ -42,12 +42,13 @@ PARTS = {
         title="Attention with QK-norm",
         where="Attention.forward",
         source="softmax(q k^T / sqrt(head_dim)) v (Transformer eq. 1). Queries and keys are "
-               "normalised first, over head_dim, with `norm` (QK-norm, ViT-22B, section 2); queries are "
-               "then multiplied by self.gain, and last both are rotated.",
+               "normalised first (QK-norm, ViT-22B, section 2) with `norm`, a LayerNorm over head_dim "
+               "without parameters, not to length 1; queries are then multiplied by self.gain, and "
+               "last both are rotated.",
         shapes="x (B,L,D) -> (B,L,D); self.qkv gives (q,k,v), each of (heads,head_dim).",
         hint="nnf.scaled_dot_product_attention wants (B,heads,L,head_dim). If `lengths` is given, "
              "call packed_attention instead. Move the heads back before self.out.",
-        minutes=20, points=6),
+        minutes=35, points=6),
     4: Part(
         title="The adaLN-Zero block",
         where="DiTBlock.forward, DiT.initialise (its end)",
@@ -57,7 +58,8 @@ PARTS = {
                "initialisation modulations and the head give 0.",
         shapes="x (B,L,D), condition (B,F,D), frame (L,) the latent frame of each token -> "
                "(B,L,D).",
-        hint="index_select(1, frame) gives each token what belongs to its frame. Keep modulations "
+        hint="index_select(1, frame) gives each token what belongs to its frame. Hand `lengths` on to "
+             "self.attention. Keep modulations "
              "in float32. In `initialise` set weights to zero with nn.init.zeros_: modulations of "
              "all blocks and of the DiT, head.",
         minutes=20, points=6),
@@ -73,7 +75,7 @@ PARTS = {
         hint="Compute in float64, cap the betas, multiply them up again with cumprod. per_frame "
              "shapes what belongs to (B,F) so that it multiplies a latent. In __init__ leave "
              "`alpha_bar` for the line below the place.",
-        minutes=20, points=6),
+        minutes=30, points=6),
     6: Part(
         title="v-prediction, and back",
         where="DDPM.target, DDPM.predict",
@@ -112,9 +114,9 @@ PARTS = {
                "both ends.",
         shapes="as in DDPM, but t, s (B,F) are real numbers in [0,1], t > s: time runs backward "
                "when sampling.",
-        hint="s - t is negative. For Heun: an Euler step first, then ask the model there, at level "
-             "s. Where s = 0 it was never trained: take the first velocity alone (torch.where with "
-             "per_frame(s == 0)).",
+        hint="s - t is negative; per_frame(t) multiplies a latent. For Heun: an Euler step first, "
+             "then ask the model there, at level s. Where s = 0 it was never trained: take the first "
+             "velocity alone (torch.where with per_frame(s == 0)).",
         minutes=15, points=5),
     10: Part(
         title="Classifier-free guidance",
@@ -139,7 +141,8 @@ PARTS = {
              "with strength < 1 with q_sample(latent, levels[0], that noise); then for each pair "
              "of levels put the known frames in and call step(denoiser, x, t, s, caption, randn); "
              "at last put them in again. Put in with torch.where: a step may leave nan. `pairwise` "
-             "is imported. In draw_noise leave `t`; levels are reals in SiT: do not cast them.",
+             "is imported. In diffusion_loss `count`, if given, is the divisor. In draw_noise leave `t`; "
+             "hand generator and device to draw_levels; levels are reals in SiT: do not cast them.",
         minutes=50, points=7),
     12: Part(
         title="Long video: extend",
@@ -163,7 +166,7 @@ PARTS = {
                "-4.7750, 2.0315; begun with each matrix divided by its Frobenius norm.",
         shapes="matrices (n,rows,columns) -> the same shape; every matrix of the batch by itself.",
         hint="x.mT swaps the last two axes. Turn tall matrices, so that x x^T is small, and turn "
-             "them back at the end. The plain loop is as good as what the docstring describes.",
+             "them back at the end. The plain loop is right; multiplying steps first is only faster.",
         minutes=15, points=4),
 }
 

@@ -3,6 +3,8 @@
 DIFFUSION = {
     5: [("torch.cat([torch.ones(1), (1 - betas).cumprod(0)])", "(1 - betas).cumprod(0)", "entry 0 is "
             "missing"),
+        ("torch.arange(steps + 1, dtype=torch.float64) / steps",
+         "torch.linspace(0, 1, steps, dtype=torch.float64)", "linspace needs N+1 points"),
         ("torch.cat([torch.ones(1), (1 - betas).cumprod(0)])",
          "torch.cat([(1 - betas).cumprod(0), torch.zeros(1)])", "off by one"),
         (" * math.pi / 2) ** 2", " * math.pi / 2)", "cosine is not squared"),
@@ -32,6 +34,8 @@ DIFFUSION = {
         ("bar_s.sqrt() * (1 - alpha)", "bar_t.sqrt() * (1 - alpha)", "that of the lower level"),
         ("alpha = bar_t / bar_s ", "alpha = bar_t / per_frame(self.alpha_bar[t - 1]) ",
          "alpha is that of a single step"),
+        ("alpha = bar_t / bar_s ", "alpha = bar_t ", "alpha is alpha_bar_t"),
+        ("variance.sqrt() * randn(x)", "variance.sqrt() * torch.randn_like(x)", "which was never called"),
         ("alpha.sqrt() * share * x", "alpha * share * x", "x has alpha, not its root"),
         ("variance.sqrt() * randn(x)", "variance * randn(x)", "multiplied by the variance"),
         ("mean + variance.sqrt() * randn(x)", "mean", "no noise is added"),
@@ -42,6 +46,10 @@ DIFFUSION = {
         ("self.q_sample(x0, s, eps)", "self.q_sample(eps, s, x0)", "x0 and eps are swapped"),
         ("self.q_sample(x0, s, eps)", "self.q_sample(x, s, eps)", "the noisy x is noised")],
     9: [("(1 - t) * x0 + t * eps", "t * x0 + (1 - t) * eps", "time runs the other way"),
+        ("        t = per_frame(t)\n", "", "t multiplies rows and columns"),
+        ("return x + per_frame(s - t) * model(x, t, caption)",
+         "return x + (s - t) * model(x, t, caption)", "per_frame(s - t) multiplies frames"),
+        ("model(x + per_frame(s - t) * velocity, s, caption)", "model(x, s, caption)", "asked for at x"),
         ("return eps - x0", "return x0 - eps", "the velocity leads from data to noise"),
         ("return x + per_frame(s - t) * model(x, t, caption)",
          "return x + per_frame(t - s) * model(x, t, caption)", "s - t is negative"),

@@ -57,6 +57,8 @@ SAMPLING = {
           "is_known = (torch.arange(window, device=past.device) < n).float()", "a mask of bool, got float32"),
          ("positions, **sampling)", "positions)", "**sampling, {"),
          ("words, positions, **sampling)", "0 * words, positions, **sampling)", "`generate` as it is"),
+         ("positions = -positions if backward else positions",
+          "positions = 1 - positions if backward else positions", "expected positions [0, -1, -2, -3]"),
          ("yield new", "yield new.flip(2) if backward else new", "do not flip what you yield"),
          ("past = past.flip(2)",
           "past = past.flip(2)\n        caption = caption.flip(1) if caption.ndim == 3 else caption",

@@ -134,13 +134,14 @@ def test_untouched_filled_in_and_everything_between(copy, capsys):
                    6: "        print('hello'); raise SystemExit",
                    8: "        torch.set_default_dtype(torch.float64)\n" + pieces(TEXT, 8)[0]})
     text = copies.read_student(copy).replace("def rotate(", "def turn(", 1)
-    text = fill(text, 9, pieces(apply(TEXT, 9, WRONG[9][2]), 9))    # Euler's sign, one check of five
+    wrong = next(wrong for wrong in WRONG[9] if "s - t is negative" in wrong.says)
+    text = fill(text, 9, pieces(apply(TEXT, 9, wrong), 9))          # Euler's sign, one check of five
     first = re.search(r"^ *# >>> part 3\n", text, re.MULTILINE)[0]
     (copy / "sora.py").write_text(text.replace(first, "", 1))
     (copy / "data/course/checks.py").write_text("def expect(*args): pass\n")
     said = graded(copy)
     for words in ("4.0 of 5", "s - t is negative", "SyntaxError", "ended (code 3)", "SystemExit",
-                  "printed 'hello'", "default dtype", "put the marks back", "def turn(",
+                  "printed 'hello |", "default dtype", "put the marks back", "def turn(",
                   "checks.py differs from the staff's"):
         assert words in said, f"expected {words!r} in what the student is told, got {said}"
     fine = [part for part in PARTS if part not in (1, 3, 5, 6, 8, 9)]
@@ -198,6 +199,8 @@ def test_code_that_raises_is_shown_its_line():
     """And code that returns nothing is told so."""
     reasons = grading.check_part(fill(TEXT, 8, ["        x0 = self.nothing(model)\n        return x0"]), 8)
     assert "AttributeError" in reasons[0] and "at `x0 = self.nothing(model)`" in reasons[0], reasons
+    reasons = grading.check_part(fill(TEXT, 8, [pieces(blank(TEXT, 8), 8)[0] + "\n" + pieces(TEXT, 8)[0]]), 8)
+    assert "delete the line `raise NotImplementedError`" in reasons[0], reasons
     reasons = grading.check_part(fill(TEXT, 8, ["        pass"]), 8)
     assert "got NoneType. Is there a `return`?" in reasons[0], reasons
     reasons = grading.check_part(fill(TEXT, 7, ["        pass"] * 2), 7)
@@ -213,6 +216,9 @@ def test_errors_show_no_solution_of_another_part():
     assert "at `signal, noise = self.signal_noise(t)`" in str(reasons), reasons
     reasons = grading.check_part(fill(TEXT, 1, ["    return latent.flatten(2)", pieces(TEXT, 1)[1]]), 1)
     assert all("permute" not in str(reason) for reason in reasons), reasons
+    five_lines_more = 5 * "\n" + "    return latent +"             # Python quotes from the complete file
+    reasons = grading.check_part(fill(TEXT, 1, [five_lines_more, pieces(TEXT, 1)[1]]), 1)
+    assert "at `return latent +`" in reasons[0], reasons
 
 
 def test_mistakes_with_the_anchor_are_not_told_to_flip():
