@@ -476,7 +476,7 @@ class DDPM:
         return levels.round().long().unique_consecutive()  # if steps > levels, some come twice
 
     def signal_noise(self, t):
-        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t): how much data and noise there is in x_t."""
+        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), (B,1,F,1,1): how much of x_t is data, and noise."""
         # >>> part 5
         alpha_bar = per_frame(self.alpha_bar[t])
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
