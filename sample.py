@@ -232,6 +232,7 @@ def main(argv=None):
     job.model = progress, models.process
     with machine.autocast(args.device), progress:
         latents, skip, frames = choose(args, job, clips)
+        check_room(args, config, size, windows[0], frames, scale)
         progress.frames = frames
         change = changes_at(job.caption, skip)
         if change >= frames:

@@ -97,7 +97,7 @@ def load_table(path):
         whole = with_ending(path, ".raw").stat().st_size == math.prod(table["shape"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return table if whole else None
+    return table if whole and {"found", "clips", "skipped"} <= table.keys() else None
 
 
 def changes(place, shape, folder, clips):

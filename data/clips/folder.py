@@ -14,18 +14,13 @@ import torch
 from data.clips.cache import read_cache
 from data.clips.moving_mnist import MovingMNIST, load_digits
 from data.clips.reading import to_float
-from data.runtime.config import ceil_div, check
+from data.runtime.config import ceil_div, check, shapes_of
 from sora import TIME, InputError
 
 
 def least(frames):
     """The frames that a clip must have to be shown in windows of so many; an image is one of its frames."""
     return frames if frames > TIME else 1
-
-
-def shapes_of(config):
-    """The shapes of --shapes: a list of (frames, height, width)."""
-    return [tuple(map(int, part.partition(":")[0].split("x"))) for part in config.shapes.split()]
 
 
 def distance(clip, height, width):
@@ -39,7 +34,7 @@ def fitting(clips, config):
     nearest = []
     for clip in clips:
         own = distance(clip, config.height, config.width)
-        others = [distance(clip, height, width) for frames, height, width in shapes_of(config)
+        others = [distance(clip, height, width) for frames, height, width, _ in shapes_of(config)
                   if clip.length >= least(frames)]
         if own <= min(others, default=own) + 1e-9:
             nearest.append(clip)
@@ -180,20 +175,15 @@ def split_shapes(config):
     if not config.shapes:
         return [config]
     shapes = []
-    for part in config.shapes.split():
+    for part, (frames, height, width, n) in zip(config.shapes.split(), shapes_of(config)):
+        one = replace(config, frames=ceil_div(frames, TIME) * TIME, height=height, width=width, batch=n)
+        checked = one
+        if frames > 0:                                  # an image is fine here
+            checked = replace(one, frames=max(one.frames, 2 * TIME))
         try:
-            shape, _, n = part.partition(":")
-            frames, height, width = map(int, shape.split("x"))
-            one = replace(config, frames=ceil_div(frames, TIME) * TIME, height=height, width=width, batch=int(n))
-            checked = one
-            if frames > 0:                              # an image is fine here
-                checked = replace(one, frames=max(one.frames, 2 * TIME))
             check(checked)
         except InputError as error:
             raise InputError(f"--shapes {part}: {error}") from None
-        except ValueError:
-            raise InputError(f"--shapes {part}: expected FRAMESxHEIGHTxWIDTH:CLIPS, such as "
-                             "16x32x48:8") from None
         shapes.append(one)
     if all(one.frames <= TIME for one in shapes):
         raise InputError(f"--shapes {config.shapes}: only images; expected some shape of more than {TIME} "

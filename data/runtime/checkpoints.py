@@ -73,11 +73,18 @@ def wrong_fields(state):
         wrong.append("its config has names that are no text")
     for name in ("vae", "dit", "ema"):
         values = state[name].values()
-        if not all(isinstance(x, torch.Tensor) and x.is_floating_point() for x in values):
+        if not all(is_plain(x) for x in values):
             wrong.append(f"its {name} has weights that are no tensors of numbers")
         elif not all(torch.isfinite(x).all() for x in values):
             wrong.append(f"its {name} has weights that are infinite or no numbers: training diverged")
     return wrong
+
+
+def is_plain(x):
+    """Whether something is a tensor of ordinary numbers, in memory: none that is sparse or on "meta"."""
+    if not isinstance(x, torch.Tensor) or x.layout != torch.strided or x.is_meta:
+        return False
+    return x.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def config_of(state, kind, path):

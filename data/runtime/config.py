@@ -1,5 +1,6 @@
 """The config of a model that was trained on clips, and the check of every value in a config."""
 import math
+import re
 from dataclasses import dataclass, fields
 
 from sora import SPACE, TIME, Config, InputError, option
@@ -31,6 +32,9 @@ class ClipConfig(Config):
 LATER = ("rate",)   # fields that older checkpoints do not have; their default is what those did
 SHARES = ("ema", "known", "anchors", "caption_drop", "caption_drop_known")     # in [0,1]
 LEAST = {"frames": 2 * TIME, "seed": 0, "reach": 0, "vae_steps": 0}            # other counts: 1
+MOST = {"seed": 2 ** 63 - 1, "rate": 1000, "digits": 100, "dim": 10 ** 8, "vae_width": 10 ** 8,
+        "latent_channels": 10 ** 8} | {name: 1 for name in SHARES}              # of others 10^15
+SHAPE = re.compile(r"(\d+)x(\d+)x(\d+):(\d+)", re.ASCII)
 CHOICES = {"process": ("ddpm", "sit"), "prediction": ("v", "eps", "x0"), "channels": (1, 3),
            "rule": ("official", "stochastic", "steered")}
 
@@ -48,6 +52,7 @@ def check(config):
         value = getattr(config, name)
         if value % step:
             raise InputError(f"{name} {value} is not a multiple of {step} ({why})")
+    shapes_of(config)
     if config.dim < 8 * config.heads:
         raise InputError(f"dim {config.dim} with {config.heads} heads: expected at least 8 for each "
                          "head, because rotary positions have three axes")
@@ -64,11 +69,8 @@ def check_value(name, kind, value):
         return
     if isinstance(value, bool) or not isinstance(value, (int, kind)):
         raise InputError(f"{name} {value!r}: expected a number ({kind.__name__})")
-    low, high = LEAST.get(name, 1 if kind is int else 0), 10 ** 15   # so that estimates can be computed
-    if name in SHARES:
-        high = 1
-    if name == "seed":
-        high = 2 ** 63 - 1
+    low = LEAST.get(name, 1 if kind is int else 0)
+    high = MOST.get(name, 10 ** 15)                                 # so that estimates can be computed
     if name == "guidance":
         low = -math.inf
     if not low <= value <= high or value == -math.inf:
@@ -116,8 +118,19 @@ def window_of(config, window=None, context=None, anchor=True):
 
 def trained_sizes(config):
     """The sizes (H,W) in pixels that a model was trained at."""
-    sizes = [part.partition(":")[0].split("x")[1:] for part in config.shapes.split()]
-    return [(int(height), int(width)) for height, width in sizes] or [(config.height, config.width)]
+    sizes = [(height, width) for _, height, width, _ in shapes_of(config)]
+    return sizes or [(config.height, config.width)]
+
+
+def shapes_of(config):
+    """What --shapes says: a list of (frames, height, width, clips). InputError names what cannot be read."""
+    shapes = []
+    for part in config.shapes.split():
+        match = SHAPE.fullmatch(part)
+        if match is None:
+            raise InputError(f"--shapes {part}: expected FRAMESxHEIGHTxWIDTH:CLIPS, such as 16x32x48:8")
+        shapes.append(tuple(int(number) for number in match.groups()))
+    return shapes
 
 
 def ceil_div(a, b):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from data.runtime.config import shapes_of
 from sora import SPACE, TIME, DiT, InputError, VideoVAE
 
 NUMBER = 4                                                          # bytes of a float32
@@ -54,15 +55,15 @@ def check_network(config, n_words, device="cpu", path=None, each=NUMBER):
 def check_training(config, device="cpu", parts=1):
     """Raises InputError if a run cannot fit: its weights, or one of the `parts` of a step's clips."""
     check_network(config, 1, device, each=TRAINED)
-    if config.shapes:
-        return                                                      # they are read later
-    size = f"{config.frames}x{config.height}x{config.width}"
-    clip = clip_bytes(config, config.frames, config.height, config.width)
-    check_memory(f"vae_batch {config.vae_batch} of {size}", config.vae_batch / parts * clip, device)
+    shapes = shapes_of(config) or [(config.frames, config.height, config.width, config.batch)]
     cell = SPACE * config.patch
-    tokens = config.frames // TIME * (config.height // cell) * (config.width // cell)
-    kept = NUMBER * tokens * 8 * config.dim * config.depth          # of a clip, for the way back
-    check_memory(f"batch {config.batch} of {size}", config.batch / parts * kept, device)
+    for frames, height, width, n in shapes:
+        size = f"{frames}x{height}x{width}"
+        clip = clip_bytes(config, frames, height, width)
+        check_memory(f"vae_batch {config.vae_batch} of {size}", config.vae_batch / parts * clip, device)
+        tokens = max(frames // TIME, 1) * (height // cell) * (width // cell)
+        kept = NUMBER * tokens * 8 * config.dim * config.depth      # of a clip, for the way back
+        check_memory(f"batch {n} of {size}", n / parts * kept, device)
 
 
 def clip_bytes(config, T, H, W):

@@ -19,7 +19,7 @@ from sora import SPACE, TIME, InputError
 
 # of each use, the flags that have no effect on it
 IGNORED = {"score": "out prompt frames size window context anchor fps scale".split(),
-           "edit": "context anchor".split(), "image": ["resize"], "play": "n window anchor".split()}
+           "edit": "context anchor".split(), "play": "n window anchor".split()}
 
 
 def parse(description, argv=None):

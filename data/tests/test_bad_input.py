@@ -44,6 +44,9 @@ def test_a_complaint_is_one_line_without_traceback(tmp_path, name):
     ("--accumulate 0", "accumulate 0"), ("--accumulate -1", "accumulate -1"),
     ("--shapes 16x32:3", "FRAMESxHEIGHTxWIDTH"), ("--shapes 16x30x32:3", "not a multiple of 8"),
     ("--shapes 0x32x32:2", "frames 0"), ("--shapes 1x32x32:2", "only images"),
+    ("--dim 1000000000", "dim 1000000000: expected 1 to 1e\\+08"), ("--rate 1e9", "rate .*expected 0"),
+    ("--digits 1000000", "digits 1000000: expected 1 to 100"),
+    ("--shapes 16x32x32:1000000000", "batch 1000000000 of 16x32x32: that would take about"),
     ("--shapes 8x32x32:0", "batch 0"), ("--shapes 8x32x32:3 --accumulate 2", "multiples of 2"),
     ("--shapes 8x32x32:2 --accumulate 2 --digit-size 99", "digit size 99")])
 def test_train_refuses(tmp_path, quick, capsys, flags, words):
@@ -75,6 +78,13 @@ def test_sample_refuses(trained, tmp_path, capsys, monkeypatch, flags, words):
     assert re.search(words, said), f"{flags}: expected {words!r}, got {said!r}"
     left = [p.name for p in tmp_path.iterdir()]
     assert not left, f"{flags} was refused, yet it left {left}"
+
+
+def test_a_prompt_that_changes_too_late_is_refused(trained, tmp_path, capsys, monkeypatch):
+    """It would make twice as many frames: that is estimated before the first."""
+    monkeypatch.chdir(tmp_path)
+    said = complaint(capsys, sample.main, "--ckpt", trained / "sora.pt", "--out", "x.gif", "--prompt", "3, 8 at 9999999")
+    assert re.search("20000000.*would take about", said), f"expected the frames and what they take, got {said!r}"
 
 
 @pytest.mark.filterwarnings("ignore")                               # imageio tries even deprecated plugins

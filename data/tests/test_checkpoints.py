@@ -68,6 +68,11 @@ def spoilt(trained, tmp_path_factory):
     saved |= {f"no {name}": (without(state, name), f"without {name}") for name in FIELDS}
     saved["other"] = (state | {"config": without(state["config"], "reach")}, "has no reach")
     saved["value"] = (state | {"config": state["config"] | {"heads": 7}}, "dim 48 is not a multiple of 14")
+    saved["shapes"] = (state | {"config": state["config"] | {"shapes": "16x32"}}, "16x32: expected FRAMES")
+    for name, kind in (("sparse", lambda x: x.to_sparse()), ("float8", lambda x: x.to(torch.float8_e4m3fn)),
+                       ("meta", lambda x: x.to("meta"))):
+        spoilt_weights = {key: kind(value) for key, value in state["ema"].items()}
+        saved[name] = (state | {"ema": spoilt_weights}, "weights that are no tensors of numbers")
     saved["early"] = state | {"stage": "vae"}, "stopped before the transformer|not trained to the end"
     saved["misfit"] = (state | {"ema": dict(list(state["ema"].items())[1:])}, "do not fit")
     for name, (content, said) in saved.items():
@@ -78,7 +83,7 @@ def spoilt(trained, tmp_path_factory):
 
 
 SPOILT = ["middle", "weights", "short", "empty", "text", "foreign", "tensor", "old", "other", "value",
-          "early", "misfit", "missing", *[f"no {name}" for name in FIELDS]]
+          "shapes", "sparse", "float8", "meta", "early", "misfit", "missing", *[f"no {name}" for name in FIELDS]]
 
 
 @pytest.mark.parametrize("name", SPOILT)
