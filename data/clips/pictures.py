@@ -19,11 +19,13 @@ warnings.filterwarnings("ignore", module=r"PIL\.")      # what matters is an err
 
 
 def open_picture(path):
-    """A Pillow image. Checksums, where a format has them, are verified when it is decoded."""
-    image = Image.open(path)
-    if image.format == "GIF":
-        check_end(path)
-    return image
+    """A Pillow image. PNG has checksums, which are verified here: decoding does not look at them all."""
+    with Image.open(path) as image:
+        if image.format == "PNG":
+            image.verify()
+        if image.format == "GIF":
+            check_end(path)
+    return Image.open(path)                             # anew: after `verify` an image is of no use
 
 
 def check_end(path):

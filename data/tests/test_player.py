@@ -162,8 +162,9 @@ def in_terminal(flags, typing, columns=80, lines=24, **env):
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)                        # so that Ctrl-C comes as a signal
     command = [sys.executable, str(ROOT / "sample.py"), "--play", "--device", "cpu", *map(str, flags)]
+    environment = {name: value for name, value in dict(ENV, **env).items() if name not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT,
-                               env=dict(ENV, **env), preexec_fn=take_terminal)
+                               env=environment, preexec_fn=take_terminal)
     said, typing, deadline = b"", list(typing), time.monotonic() + 100
     try:
         while time.monotonic() < deadline:
