@@ -11,7 +11,8 @@ each latent frame has a caption of its own, with its key: "5 up".
 
     python3 -m data.clips.moving_mnist clip.npy
 
-writes a real clip of held-out digits to look at or to extend, as npy, gif, mp4 or webm, and prints its caption (--help: other
+writes a real clip of held-out digits to look at or to extend, as npy, gif, mp4 or webm, and prints its
+caption (--help: other
 sizes, rules, numbers).
 """
 import argparse
