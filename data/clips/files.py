@@ -91,7 +91,8 @@ class VideoFile:
 
     def __init__(self, path, fps):
         self.path, self.frames = path, 0
-        self.out = imageio.get_writer(path, fps=fps, macro_block_size=1, **CODECS[path.suffix])
+        self.out = imageio.get_writer(path, fps=fps, macro_block_size=1,
+                                      ffmpeg_log_level="quiet", **CODECS[path.suffix])
 
     def write(self, pixels):
         """Appends frames, uint8 (T,H,W,3)."""

@@ -42,6 +42,7 @@ def says(output):
 
 
 def check_words(caption):
+    """The model was told the caption as it is."""
     require(caption is not None and torch.equal(caption, WORDS), "expected the network to be told the "
             f"caption, got {'none' if caption is None else 'another'}")
 
@@ -49,6 +50,7 @@ def check_words(caption):
 # --- 5. the schedule ----------------------------------------------------------------------------------
 
 def check_schedule(s):
+    """alpha_bar of the cosine schedule, against eq. 17."""
     got = s.DDPM(N).alpha_bar
     exact = [paper(t) for t in range(N)]
     right = torch.tensor(exact + [exact[-1] * 0.001])
@@ -68,6 +70,7 @@ def check_schedule(s):
 
 
 def check_signal_noise(s):
+    """The two factors of x_t, shaped to multiply a latent."""
     _, _, _, t, _ = case()
     signal, share = s.DDPM(N).signal_noise(t)
     bar = bars(t)
@@ -80,6 +83,7 @@ def check_signal_noise(s):
 
 
 def check_q_sample(s):
+    """x_t from data and noise."""
     x0, eps, _, t, _ = case()
     bar = bars(t)
     mistakes = {"data and noise are swapped": bar.sqrt() * eps + (1 - bar).sqrt() * x0,
@@ -93,6 +97,7 @@ def check_q_sample(s):
 # --- 6. v-prediction ----------------------------------------------------------------------------------
 
 def check_target(s):
+    """v, against its definition."""
     x0, eps, _, t, _ = case()
     signal, share = bars(t).sqrt(), (1 - bars(t)).sqrt()
     mistakes = {"the sign is wrong: v is the derivative of x_t along the circle, eps enters with plus":
@@ -104,6 +109,7 @@ def check_target(s):
 
 
 def check_other_targets(s):
+    """eps and x0 are themselves."""
     x0, eps, _, t, _ = case()
     expect(s.DDPM(N, "eps").target(x0, eps, t), eps, "target, prediction eps")
     expect(s.DDPM(N, "x0").target(x0, eps, t), x0, "target, prediction x0")
@@ -115,6 +121,7 @@ def clamped(x0, prediction):
 
 
 def check_predict_v(s):
+    """x0 and eps from a v that is right."""
     x0, eps, _, t, _ = case()
     x0 = 10 * x0                                                    # beyond 5, where one may clamp
     signal, share = bars(t).sqrt(), (1 - bars(t)).sqrt()
@@ -129,6 +136,7 @@ def check_predict_v(s):
 
 
 def check_predict_others(s):
+    """x0 and eps from an x0, or an eps, that is right."""
     x0, eps, _, t, _ = case()
     signal, share = bars(t).sqrt(), (1 - bars(t)).sqrt()
     for prediction, size in (("eps", 1), ("x0", 10)):
@@ -142,6 +150,7 @@ def check_predict_others(s):
 
 
 def check_level_told(s):
+    """The model is told t / N."""
     told = []
 
     def model(x, t, caption):
@@ -155,6 +164,7 @@ def check_level_told(s):
 
 
 def check_clamp(s):
+    """eps-prediction near t = N: x0 is bounded, and eps fits it."""
     x, t = 3 * noise(*SHAPE), torch.full((2, 2), N)
     got, eps = s.DDPM(N, "eps").predict(says(noise(*SHAPE)), x, t, WORDS)
     largest = got.abs().max().item()

@@ -37,6 +37,7 @@ def strided(latent, p):
 
 
 def check_patchify(s):
+    """Each number of each token comes from its place in the latent."""
     latent = noise(2, 3, 2, 4, 6)
     mistakes = {
         "a token is flattened as (p,p,C) instead of (C,p,p)": tokens_of(latent, 2, inside="y x C"),
@@ -50,11 +51,13 @@ def check_patchify(s):
 
 
 def check_patchify_of_one_pixel(s):
+    """Patches of one pixel."""
     latent = noise(1, 3, 2, 2, 3)
     expect(s.patchify(latent, 1), tokens_of(latent, 1), "patchify(latent, 1), patches of one pixel")
 
 
 def check_unpatchify(s):
+    """Each pixel of the latent comes from its place in the tokens."""
     latent = noise(2, 3, 2, 4, 6)
     tokens = tokens_of(latent, 2)
     patches = latent.unflatten(3, (2, 2)).unflatten(5, (3, 2))      # (B,C,F,rows,p,columns,p)
@@ -72,6 +75,7 @@ def check_unpatchify(s):
 
 
 def check_inverse(s):
+    """There and back, on grids of any shape."""
     for p, F, rows, columns in ((1, 1, 1, 1), (2, 3, 1, 4), (3, 2, 3, 1)):
         h, w = p * rows, p * columns
         latent = noise(1, 2, F, h, w)
@@ -95,6 +99,7 @@ def angles_of(positions, pairs, base=100.0, sign=-1, axes=(0, 1, 2), closed=Fals
 
 
 def check_angles(s):
+    """Each pair's angle: its axis, its frequency."""
     positions = torch.randint(0, 20, (2, 5, 3))
     right = angles_of(positions, 8)
     mistakes = {"the base is the paper's 10,000, or the exponent -2i/n; here it is 100^(-i/n)": angles_of(
@@ -112,6 +117,7 @@ def check_angles(s):
 
 
 def check_rotate(s):
+    """Each pair is turned by its angle, the right way round."""
     x, angle = noise(2, 5, 3, 16), noise(2, 5, 1, 8)
     cos, sin = angle.cos(), angle.sin()
     a = x[..., :8]
@@ -132,6 +138,7 @@ def check_rotate(s):
 
 
 def check_relative(s):
+    """A query's product with a key depends on the difference of their positions only."""
     q, k = noise(1, 4, 1, 16), noise(1, 4, 1, 16)
     positions = torch.randint(0, 9, (1, 4, 3))
     products = []

@@ -22,6 +22,7 @@ def two_clips():
 
 
 def check_guided(s):
+    """Ho & Salimans, eq. 6."""
     x, t, caption = two_clips()
     given, without = answer(x, t, caption), answer(x, t, 0 * caption)
     right = without + 2.5 * (given - without)
@@ -40,12 +41,14 @@ def check_guided(s):
 
 
 def check_scale_of_one(s):
+    """At scale 1 the model is called as it is."""
     x, t, caption = two_clips()
     expect(s.guided(answer, 1)(x, t, caption), answer(x, t, caption), "guided with scale 1, no guidance")
     expect(s.guided(answer, 0)(x, t, caption), answer(x, t, 0 * caption), "guided with scale 0, no caption")
 
 
 def check_captions_of_frames(s):
+    """Captions for each latent frame are dropped, too."""
     x, t, _ = two_clips()
     caption = torch.tensor([[[1], [2], [0]], [[4], [4], [5]]])
     given, without = answer(x, t, caption), answer(x, t, 0 * caption)
@@ -54,6 +57,7 @@ def check_captions_of_frames(s):
 
 
 def check_batch(s):
+    """Both halves of the batch are given the same x and t."""
     x, t, caption = two_clips()
     together = s.guided(answer, 2)(x, t, caption)
     alone = []
@@ -108,10 +112,12 @@ def rolled(s, frames, count, window, context, caption=None, **more):
 
 
 def integers(numbers):
+    """As whole numbers."""
     return [int(number) for number in numbers]
 
 
 def check_new_frames(s):
+    """What is yielded is what is new, window after window."""
     got, windows = rolled(s, 5, 3, window=4, context=2)
     if windows[0][0] == [0, 1]:
         raise Missed("extend: expected a window to see the newest frames, [3, 4], got the oldest, [0, 1]")
@@ -126,6 +132,7 @@ def check_new_frames(s):
 
 
 def check_from_nothing(s):
+    """A past without frames."""
     got, windows = rolled(s, 0, 2, window=4, context=2)
     require(got == [[0, 1, 2, 3], [4, 5]], "extend from nothing: expected frames 0 to 3, then 4 and "
             f"5, got {got}")
@@ -135,6 +142,7 @@ def check_from_nothing(s):
 
 
 def check_sampling(s):
+    """Options go on to `generate`."""
     caption = torch.tensor([[3, 5]])
     _, windows = rolled(s, 3, 1, window=4, context=2, caption=caption, steps=7, guidance=2.0)
     words, given = windows[0][2:]
@@ -144,6 +152,7 @@ def check_sampling(s):
 
 
 def check_anchor(s):
+    """Which frames a window shows, and the positions it is told, with an anchor."""
     _, windows = rolled(s, 2, 3, window=4, context=2, anchor=9)
     require(windows[0][0] == [0, 1] and windows[0][1] == [0, 1, 2, 3], "extend with anchor: expected "
             "no anchor while the context still has the first frame, got frames "
@@ -164,6 +173,7 @@ def check_anchor(s):
 
 
 def check_anchor_of_a_past(s):
+    """The anchor is the first frame of what is given."""
     _, windows = rolled(s, 5, 1, window=4, context=2, anchor=9)
     seen = windows[0][0]
     require(seen != [3, 4], "extend with anchor: expected a past of 5 frames to show [0, 3, 4], got "
@@ -173,6 +183,7 @@ def check_anchor_of_a_past(s):
 
 
 def check_anchor_from_nothing(s):
+    """The anchor is the first frame that was made."""
     _, windows = rolled(s, 0, 3, window=4, context=1, anchor=9)
     require(windows[1][0] == [0, 3], "extend with anchor, from nothing: expected the second window to "
             f"see [0, 3], got {integers(windows[1][0])}. `first` is the first frame of the video, "
@@ -183,6 +194,7 @@ def check_anchor_from_nothing(s):
 
 
 def check_backward(s):
+    """Time runs backward: positions fall, frames come in reverse."""
     caption = torch.arange(10, 17).view(1, 7, 1)                    # of frame i, from the video's end: 10 + i
     got, windows = rolled(s, 3, 2, window=4, context=2, caption=caption, backward=True)
     seen, positions, words, _ = windows[0]
@@ -209,6 +221,7 @@ def check_backward(s):
 
 
 def check_captions(s):
+    """Each frame is told the words of its place in the video."""
     caption = torch.arange(10, 17).view(1, 7, 1)                    # frame i has word 10 + i
     _, windows = rolled(s, 3, 3, window=4, context=2, caption=caption)
     words = [w[2][0, :, 0].tolist() for w in windows]

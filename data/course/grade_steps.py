@@ -17,6 +17,7 @@ def bayes(x0, x, t, s):
 
 
 def check_posterior_mean(s):
+    """Against Bayes' rule."""
     x0, _, x, t, low = case()
     bar_t, bar_s = bars(t), bars(low)
     alpha = bar_t / bar_s
@@ -36,6 +37,7 @@ def check_posterior_mean(s):
 
 
 def check_posterior_variance(s):
+    """Against Bayes' rule."""
     x0, _, x, t, low = case()
     bar_t, bar_s = bars(t), bars(low)
     alpha = bar_t / bar_s
@@ -50,6 +52,7 @@ def check_posterior_variance(s):
 
 
 def check_ancestral(s):
+    """A draw from the posterior, with the network's x0."""
     x0, _, x, t, low = case()
     process, drawn = s.DDPM(N, "x0"), noise(*SHAPE)
     mean, variance = bayes(x0, x, t, low)
@@ -69,6 +72,7 @@ def check_ancestral(s):
 
 
 def check_last_step(s):
+    """At s = 0 no noise is left."""
     x0, _, x, t, _ = case()
     process = s.DDPM(N, "x0")
     got = process.ancestral(says(x0), x, t, 0 * t, WORDS)
@@ -79,6 +83,7 @@ def check_last_step(s):
 # --- 8. DDIM ------------------------------------------------------------------------------------------
 
 def check_ddim(s):
+    """eq. 12 with eta = 0."""
     x0, _, x, t, low = case()
     bar_t, bar_s = bars(t), bars(low)
     drawn = noise(*SHAPE)
@@ -110,6 +115,7 @@ def check_ddim_composes(s):
 # --- 9. SiT -------------------------------------------------------------------------------------------
 
 def check_interpolant(s):
+    """x_t on the straight line."""
     x0, eps, _, _, _ = case()
     t = torch.tensor([[0.9, 0.2], [0.6, 0.4]])
     mistakes = {"time runs the other way: at t = 0 there are data, at t = 1 noise":
@@ -120,6 +126,7 @@ def check_interpolant(s):
 
 
 def check_velocity(s):
+    """dx_t / dt."""
     x0, eps, _, t, _ = case()
     mistakes = {"its sign is wrong: the velocity leads from data to noise, with growing t": x0 - eps}
     expect(s.SiT().target(x0, eps, t / N), eps - x0, "SiT.target", mistakes)
@@ -138,6 +145,7 @@ def stepped(s, sampler):
 
 
 def check_euler(s):
+    """One step along the velocity."""
     got, x, t, low = stepped(s, "euler")
     velocity, gap = 2 * x + 3 * each(t), each(low - t)
     mistakes = {"its sign is wrong: s - t is negative, because sampling goes from noise to data":
@@ -148,6 +156,7 @@ def check_euler(s):
 
 
 def check_heun(s):
+    """A step along the mean of two velocities."""
     got, x, t, low = stepped(s, "heun")
     gap, first = each(low - t), 2 * x + 3 * each(t)
     there = x + gap * first
@@ -162,6 +171,7 @@ def check_heun(s):
 
 
 def check_heun_at_the_end(s):
+    """At level 0 the network is not asked."""
     _, _, x, t, _ = case()
     t = t / N
     low = torch.tensor([[0.0, 0.1], [0.2, 0.0]])

@@ -1,7 +1,7 @@
-"""Graders of parts 11 and 13: known frames in training and sampling, Newton-Schulz."""
+"""Graders of part 11: known frames in training and sampling."""
 import torch
 
-from data.course.checks import Missed, expect, noise, require, shape
+from data.course.checks import expect, noise, require, shape
 
 KNOWN = torch.tensor([[True, False, False], [False, False, True], [False, False, False]])
 
@@ -9,6 +9,7 @@ KNOWN = torch.tensor([[True, False, False], [False, False, True], [False, False,
 # --- 11. known frames ---------------------------------------------------------------------------------
 
 def check_levels(s):
+    """Known frames have level 0; the others of a clip share one."""
     known = KNOWN.repeat(20, 1)
     config = s.Config(caption_drop=0.0, caption_drop_known=0.0)
     t, _, _ = s.draw_noise(s.DDPM(1000), config, (60, 2, 3, 2, 2), known, torch.ones(60, 1).long())
@@ -63,6 +64,7 @@ def loss_case(s):
 
 
 def check_loss(s):
+    """The mean over unknown frames only."""
     loss, _, _, _, error = loss_case(s)
     got, by_frame = loss()
     mistakes = {"known frames count too": error.mean(),
@@ -76,11 +78,13 @@ def check_loss(s):
 
 
 def check_count(loss, error):
+    """`count` is what is divided by."""
     expect(loss(count=10)[0], (error * ~KNOWN).sum() / 10, "diffusion_loss with count=10", {
         "`count` is ignored": (error * ~KNOWN).sum() / (~KNOWN).sum()})
 
 
 def check_told(s):
+    """What the model is told: noisy latents, levels, captions, positions."""
     loss, x_t, t, told, _ = loss_case(s)
     loss()
     expect(told[0][0], x_t, "what diffusion_loss shows the network (q_sample of the clean latent)")
@@ -121,6 +125,7 @@ def generated(s, strength=1.0, sampler="ddim", process=None):
 
 
 def check_known_come_back(s):
+    """Known frames come back bit for bit."""
     latent, known, _, _, result = generated(s, sampler="ancestral")     # makes nan of level 0
     require(isinstance(result, torch.Tensor) and result.shape == latent.shape,
             "generate: expected a latent (B,C,F,h,w)")
@@ -131,6 +136,7 @@ def check_known_come_back(s):
 
 
 def check_known_are_shown(s):
+    """In each step the model sees known frames as they are, at level 0."""
     process, _ = noting(s)
     latent, known, start, seen, _ = generated(s, process=process)
     require(seen, "generate: expected the network to be asked in each step, got no call")
@@ -151,6 +157,7 @@ def check_known_are_shown(s):
 
 
 def check_step(s):
+    """The levels of each step are those of the schedule."""
     process, calls = noting(s)
     latent, known = noise(2, 2, 4, 2, 2), torch.tensor([True, False, False, True])
     caption = torch.tensor([[1], [2]])
@@ -178,6 +185,7 @@ def check_step(s):
 
 
 def check_strength(s):
+    """SDEdit begins with the noised latent."""
     latent, known, start, seen, _ = generated(s, strength=0.5)
     bar = s.DDPM(1000).alpha_bar[500]
     mixed = bar.sqrt() * latent + (1 - bar).sqrt() * start
@@ -187,56 +195,5 @@ def check_strength(s):
            "begins", mistakes)
 
 
-# --- 13. Newton-Schulz --------------------------------------------------------------------------------
-
-def iterated(x, steps=5, a=3.4445, b=-4.7750, c=2.0315):
-    """The polynomial on the singular values of one matrix, which were scaled before."""
-    u, values, v = torch.linalg.svd(x.double(), full_matrices=False)
-    for _ in range(steps):
-        values = a * values + b * values ** 3 + c * values ** 5
-    return (u * values[..., None, :] @ v).float()
-
-
-def check_newton_schulz(s):
-    x = noise(3, 4, 6)
-    unit = x / x.norm(dim=(1, 2), keepdim=True)
-    spectral = x / torch.linalg.matrix_norm(x, 2, keepdim=True)
-    mistakes = {
-        "all matrices are divided by the norm of the whole batch": iterated(x / x.norm()),
-        "it is the older cubic iteration, with 1.5, -0.5 and 0": iterated(unit, 5, 1.5, -0.5, 0.0),
-        "there is one step too few": iterated(unit, 4),
-        "there is one step too many": iterated(unit, 6),
-        "matrices are divided by the largest singular value, not by the Frobenius norm": iterated(spectral)}
-    expect(s.newton_schulz(x), iterated(unit), "newton_schulz, wide matrices", mistakes, atol=1e-3)
-
-
-def check_not_scaled(s):
-    x = noise(2, 4, 6)
-    expect(s.newton_schulz(1000 * x), s.newton_schulz(x), "newton_schulz of matrices a thousand times "
-           "larger (the same is expected: divide each matrix by its norm first)", atol=1e-3)
-
-
-def check_tall(s):
-    x = noise(2, 7, 3)
-    unit = x / x.norm(dim=(1, 2), keepdim=True)
-    got = s.newton_schulz(x)
-    if got is not None and got.shape == (2, 3, 7):
-        raise Missed("newton_schulz of tall matrices: expected (2,7,3), got (2,3,7): turned, but not "
-                     "turned back")
-    expect(got, iterated(unit), "newton_schulz, tall matrices", atol=1e-3)
-
-
-def check_steps(s):
-    x = noise(1, 3, 5)
-    unit = x / x.norm()
-    mistakes = {"`steps` is ignored": iterated(unit, 5),
-                "there is one step too few": unit,
-                "b and c are swapped": iterated(unit, 1, b=2.0315, c=-4.7750),
-                "the fifth power is missing: c belongs to square @ "
-                "square": iterated(unit, 1, b=-2.7435, c=0.0)}
-    expect(s.newton_schulz(x, steps=1), iterated(unit, 1), "newton_schulz with steps=1", mistakes, atol=1e-3)
-
-
 CHECKS = {11: [check_levels, check_loss, check_told, check_known_come_back, check_known_are_shown,
-               check_step, check_strength],
-          13: [check_newton_schulz, check_not_scaled, check_tall, check_steps]}
+               check_step, check_strength]}

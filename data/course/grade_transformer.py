@@ -12,6 +12,7 @@ MINI = dict(vae_width=8, dim=48, depth=2, heads=2, latent_channels=4)
 # --- 3. attention -------------------------------------------------------------------------------------
 
 def slow_norm(x):
+    """LayerNorm, written out."""
     centred = x - x.mean(-1, keepdim=True)
     variance = centred.square().mean(-1, keepdim=True)
     return centred / (variance + 1e-5).sqrt()
@@ -67,6 +68,7 @@ def ropes(s, B, L, head_dim):
 
 
 def attention_case(s):
+    """An `Attention` with random weights, and something to give it."""
     layer = lively(s.Attention(32, 2))
     x = noise(2, 5, 32)
     return layer, x, ropes(s, 2, 5, 16)
@@ -74,6 +76,7 @@ def attention_case(s):
 
 @torch.no_grad()
 def check_attention(s):
+    """Against attention written out, head by head."""
     layer, x, rope = attention_case(s)
     mistakes = {
         "keys are not normalised": attend(layer, s, x, rope, normed="q"),
@@ -98,6 +101,7 @@ def check_attention(s):
 
 @torch.no_grad()
 def check_size_of_queries(s):
+    """Longer queries and keys change nothing: they are normalised."""
     layer, x, rope = attention_case(s)
     layer.qkv.bias.zero_()
     before = layer(x, rope)
@@ -108,6 +112,7 @@ def check_size_of_queries(s):
 
 @torch.no_grad()
 def check_packed(s):
+    """Packed clips do not see each other."""
     layer, x, rope = attention_case(s)
     x, rope = x[:1], [part[:1] for part in rope]
     first = attend(layer, s, x[:, :2], [part[:, :2] for part in rope])
@@ -144,6 +149,7 @@ def block_case(s):
 
 @torch.no_grad()
 def check_block(s):
+    """Against a block written out."""
     block, x, condition, rope = block_case(s)
     frame = torch.arange(3).repeat_interleave(2)
     args = x, condition, frame, rope
@@ -173,6 +179,7 @@ def check_uneven(s):
 
 @torch.no_grad()
 def check_lengths(s):
+    """The lengths of packed clips reach attention."""
     block, x, condition, rope = block_case(s)
     frame = torch.tensor([0, 0, 1, 1, 2, 2])
     together = block(x[:1], condition[:1], frame, [part[:1] for part in rope], [2, 4])
@@ -187,6 +194,7 @@ def check_lengths(s):
 
 @torch.no_grad()
 def check_zero(s):
+    """A new block does nothing."""
     model = s.DiT(s.Config(**MINI), 3)
     x, condition, rope = noise(1, 4, 48), noise(1, 2, 48), ropes(s, 1, 4, 24)
     frame = torch.tensor([0, 0, 1, 1])
@@ -198,6 +206,7 @@ def check_zero(s):
 
 @torch.no_grad()
 def check_head(s):
+    """A new network predicts 0."""
     model = s.DiT(s.Config(**MINI), 3)
     x, caption = noise(1, 4, 2, 2, 2), torch.tensor([[1]])
     got = model(x, torch.ones(1, 2), caption)
@@ -206,6 +215,7 @@ def check_head(s):
 
 @torch.no_grad()
 def check_last_modulation(s):
+    """The last modulation begins at 0."""
     weight = s.DiT(s.Config(**MINI), 3).modulation.weight
     expect(weight, torch.zeros_like(weight), "the weights of the DiT's last modulation")
 

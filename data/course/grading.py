@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import torch
 
-from data.course import (grade_diffusion, grade_patches, grade_sampling, grade_steps, grade_training,
-                         grade_transformer)
+from data.course import (grade_diffusion, grade_muon, grade_patches, grade_sampling, grade_steps,
+                         grade_training, grade_transformer)
 from data.course.blanks import fill, find, module_of, pieces
 from data.course.checks import Missed
 from data.course.parts import PARTS
 
-GRADERS = (grade_patches, grade_transformer, grade_diffusion, grade_steps, grade_sampling, grade_training)
+GRADERS = (grade_patches, grade_transformer, grade_diffusion, grade_steps, grade_sampling, grade_training,
+           grade_muon)
 CHECKS = {part: checks for grader in GRADERS for part, checks in grader.CHECKS.items()}
 LIMIT = 20                                                          # seconds a part may take
 

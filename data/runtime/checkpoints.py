@@ -1,6 +1,8 @@
 """Checkpoints: one file with everything, replaced by a whole one or not at all, checked when read."""
+import math
 import os
 import zipfile
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +22,7 @@ FIELDS = {"config": dict, "words": list, "command": str, "vae": dict, "dit": dic
           "stage": str, "step": int}                                # what each has to be
 RESUMED = {"optimizers": list, "sums": torch.Tensor, "seconds": float}          # and to go on training
 STAGES = ("vae", "dit")
+MOST_STEPS = 10 ** 15                                               # as in a config
 
 
 def save_checkpoint(path, **state):
@@ -36,7 +39,8 @@ def save_checkpoint(path, **state):
 def load_checkpoint(path, device="cpu"):
     """What `save_checkpoint` wrote, a dict. InputError if it is missing, damaged, foreign or old."""
     if not os.path.isfile(path):
-        raise InputError(f"{path}: no such checkpoint; `python3 train.py` makes one")
+        what = "not a file" if os.path.exists(path) else "no such checkpoint"
+        raise InputError(f"{path}: {what}; expected a checkpoint, which `python3 train.py` makes")
     try:
         with zipfile.ZipFile(path) as archive:                      # torch.load checks no checksums
             damaged = archive.testzip()
@@ -67,8 +71,10 @@ def wrong_fields(state):
     words = state["words"]
     if not all(isinstance(word, str) and word for word in words) or len(set(words)) < len(words):
         wrong.append("its words are not words, each once")
-    if state["stage"] not in STAGES or state["step"] < 0:
+    if state["stage"] not in STAGES or not 0 <= state["step"] <= MOST_STEPS:
         wrong.append(f"it is of {state['stage']!r}, step {state['step']}")
+    if not 0 <= state.get("seconds", 0) < math.inf:
+        wrong.append(f"it took {state['seconds']} seconds")
     if not all(isinstance(name, str) for name in state["config"]):
         wrong.append("its config has names that are no text")
     for name in ("vae", "dit", "ema"):
@@ -100,12 +106,27 @@ def config_of(state, kind, path):
 
 
 def load_weights(net, weights, path):
-    """load_state_dict of a network or an optimizer; InputError that names the file if it fails."""
-    try:
+    """load_state_dict of a network; InputError that names the file if it fails."""
+    with naming(path):
         net.load_state_dict(weights)
-        for p, state in getattr(net, "state", {}).items():          # optimizers check no shapes
-            if any(x.numel() > 1 and x.shape != p.shape for x in state.values()):
+
+
+def load_optimizer(optimizer, saved, path):
+    """load_state_dict of an optimizer, whose rates and the like stay as they are: the config says them."""
+    with naming(path):
+        if any(type(i) is not int or not isinstance(state, dict) for i, state in saved["state"].items()):
+            raise ValueError("an optimizer's state of another kind")
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": saved["state"]})
+        for p, state in optimizer.state.items():                    # torch does not look at them
+            if not all(is_plain(x) and (x.numel() == 1 or x.shape == p.shape) for x in state.values()):
                 raise ValueError("an optimizer's state of another shape")
+
+
+@contextmanager
+def naming(path):
+    """Turns what goes wrong in loading weights into an InputError that names the file."""
+    try:
+        yield
     except Exception as error:                                      # whatever is wrong is in the file
         reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()[:99]
         raise InputError(f"{path}: its weights do not fit ({reason}); use the version of sora.py that "

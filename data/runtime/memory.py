@@ -46,7 +46,7 @@ def check_network(config, n_words, device="cpu", path=None, each=NUMBER):
     """Raises InputError if the networks of a config cannot be made here. each: bytes of a weight."""
     vae, dit = count_weights(config, n_words)
     source = f"{path}: " if path else ""
-    check_memory(f"{source}vae_width {config.vae_width}", vae * each, device)
+    check_memory(f"{source}vae_width {config.vae_width}, latent_channels {config.latent_channels}", vae * each, device)
     check_memory(f"{source}dim {config.dim}, depth {config.depth}", dit * each, device)
     if config.process == "ddpm":
         check_memory(f"{source}noise_steps {config.noise_steps}", 40 * config.noise_steps)

@@ -159,9 +159,10 @@ def print_notes(args, config, size, fps):
         print(f"note: the captions of this model's training clips have {expected} words, yours {words}: "
               "expect something in between")
     trained = trained_sizes(config)
-    if args.size and not args.resize and size not in trained:
+    if not args.resize and tuple(size) not in trained:
         known = ", ".join(f"{height}x{width}" for height, width in trained)
-        print(f"note: {args.size} was not trained, only {known}: expect less of it, or nothing")
+        remedy = "; --resize brings it to that" if given_names(args) else ""
+        print(f"note: {size[0]}x{size[1]} was not trained, only {known}: expect less of it, or nothing{remedy}")
     if args.guidance is not None and not args.prompt:
         print("note: --guidance has no effect without --prompt")
 

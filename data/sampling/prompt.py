@@ -7,7 +7,7 @@ from data.clips.captions import words_in
 from sora import TIME, InputError
 
 # A comma divides only if a time follows it: a caption may have commas of its own.
-CHANGE = re.compile(r",(?=[^,]* at \d{1,7}\s*(?:,|$))")
+CHANGE = re.compile(r",(?=[^,]* at \d+\s*(?:,|$))")
 TIMED = re.compile(r"(.*) at (\d+)\s*", re.DOTALL)
 
 
@@ -27,6 +27,8 @@ def word_ids(prompt, words, n, device, unseen=0):
     captions = [ids_of(first, words)]
     for change in changes:
         text, frame = TIMED.fullmatch(change).groups()
+        if len(frame) > 7:
+            raise InputError(f"--prompt {prompt!r}: at {frame}: expected a video frame below 10,000,000")
         start = latent_frame(text.strip(), int(frame), unseen)
         if start < len(captions):
             raise InputError(f"--prompt {prompt!r}: expected times that rise, at least {TIME} frames apart, "

@@ -1,4 +1,5 @@
 """Checkpoints: saved whole or not at all, refused when they cannot be used, shipped at half the precision."""
+import copy
 import os
 import re
 import zipfile
@@ -10,7 +11,7 @@ import torch
 import sample
 import train
 from data.runtime import checkpoints
-from data.runtime.checkpoints import FIELDS, load_checkpoint, load_models, save_checkpoint
+from data.runtime.checkpoints import FIELDS, load_checkpoint, load_models, load_optimizer, save_checkpoint
 from data.tests.conftest import call, complaint, same, start
 from data.weights import ship
 from sora import InputError
@@ -73,17 +74,22 @@ def spoilt(trained, tmp_path_factory):
                        ("meta", lambda x: x.to("meta"))):
         spoilt_weights = {key: kind(value) for key, value in state["ema"].items()}
         saved[name] = (state | {"ema": spoilt_weights}, "weights that are no tensors of numbers")
+    saved["step"] = (state | {"step": 10 ** 30}, "it is of 'dit', step 10{30}")
+    saved["seconds"] = (state | {"seconds": float("inf")}, "it took inf seconds")
     saved["early"] = state | {"stage": "vae"}, "stopped before the transformer|not trained to the end"
     saved["misfit"] = (state | {"ema": dict(list(state["ema"].items())[1:])}, "do not fit")
     for name, (content, said) in saved.items():
         torch.save(content, out / f"{name}.pt")
         files_[name] = said
     files_["missing"] = "no such checkpoint"
+    (out / "folder.pt").mkdir()
+    files_["folder"] = "not a file"
     return {name: (out / f"{name}.pt", said) for name, said in files_.items()}
 
 
 SPOILT = ["middle", "weights", "short", "empty", "text", "foreign", "tensor", "old", "other", "value",
-          "shapes", "sparse", "float8", "meta", "early", "misfit", "missing", *[f"no {name}" for name in FIELDS]]
+          "shapes", "sparse", "float8", "meta", "early", "misfit", "missing", "folder",
+          "step", "seconds", *[f"no {name}" for name in FIELDS]]
 
 
 @pytest.mark.parametrize("name", SPOILT)
@@ -96,6 +102,24 @@ def test_scripts_refuse_unusable_checkpoints(spoilt, tmp_path, capsys, name):
             f"{name}, {main.__module__}.py: expected the file's name and {words!r}, got {said!r}")
     assert not (tmp_path / "x.gif").exists() and not (tmp_path / "out" / "sora.pt").exists(), (
         "something was written")
+
+
+def test_an_optimizer_is_loaded_with_its_own_settings():
+    """What a damaged file says of rates and decays must not reach the steps; momenta must fit."""
+    p = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = torch.optim.AdamW([p], lr=0.5, betas=(0.9, 0.99))
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0] |= {"betas": None, "lr": "fast", "eps": float("nan")}
+    load_optimizer(optimizer, saved, "x.pt")
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["betas"]) == (0.5, (0.9, 0.99)), f"the file's settings were taken: {group}"
+    optimizer.step()
+    for state in ({0: {"exp_avg": torch.ones(2)}}, {0: None}, {"a": {}}, None,
+                  {0: {"exp_avg": torch.ones(3, 2).to_sparse()}}):
+        with pytest.raises(InputError, match="x.pt: its weights do not fit"):
+            load_optimizer(optimizer, saved | {"state": state}, "x.pt")
 
 
 def test_a_damaged_run_is_not_resumed(trained, spoilt, tmp_path, capsys):

@@ -43,6 +43,14 @@ def test_arrays_of_other_values_are_refused(tmp_path):
         assert words in said, f"{values.dtype}: expected {words!r} in the refusal, got {said!r}"
 
 
+def test_what_is_no_array_is_refused_without_advice_to_load_objects(tmp_path):
+    """numpy advises allow_pickle=True, which would run whatever code is in the file."""
+    for content in (b"", b"junk" * 99, b"PK\3\4" + bytes(99)):
+        (tmp_path / "x.npy").write_bytes(content)
+        said = refusal(tmp_path / "x.npy")
+        assert "cannot be read as a clip" in said and "allow_pickle" not in said, f"{content[:8]}: got {said!r}"
+
+
 def test_arrays_are_read_as_they_are(tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (5, 8, 12), np.uint8)
     rgb = np.stack([grey] * 3, axis=-1)

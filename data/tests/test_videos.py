@@ -15,6 +15,13 @@ from data.tests.conftest import counting
 
 # --- time ---------------------------------------------------------------------------------------------
 
+def test_a_list_of_videos_is_no_video(tmp_path):
+    """ffmpeg reads texts that name other files, whatever they are called."""
+    encode(tmp_path / "one.mp4", counting(8, 16, 16))
+    (tmp_path / "x.mp4").write_text("ffconcat version 1.0\nfile one.mp4\n")
+    assert "it is text, not a video" in refusal(tmp_path / "x.mp4"), refusal(tmp_path / "x.mp4")
+
+
 def animate(path, delays, numbers=None, **how):
     """Writes an animated picture whose frames count themselves."""
     frames = [Image.fromarray(frame) for frame in counting(99, 16, 16)]

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from data.clips.folder import load_mix, load_sources
 from data.runtime import machine
 from data.runtime.checkpoints import (OWN, RESUMED, SHIPPED, STAGES, config_of, load_checkpoint,
-                                      load_weights, make_process)
+                                      load_optimizer, load_weights, make_process)
 from data.runtime.config import ClipConfig, check, without_effect
 from data.runtime.memory import check_training
 from data.training import report
@@ -75,7 +75,7 @@ def resume(args, preset, path):
     if len(saved["optimizers"]) != len(optimizers) or saved["sums"].shape != run.log.sums.shape:
         raise InputError(f"{path}: its optimizers or its sums do not fit; use the flags of its first command")
     for optimizer, state in zip(optimizers, saved["optimizers"]):
-        load_weights(optimizer, state, path)
+        load_optimizer(optimizer, state, path)
     if run.rank == 0:                                               # they are those of all processes
         run.log.sums.copy_(saved["sums"])
     return run
