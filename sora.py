@@ -18,9 +18,11 @@ One letter for each axis:
     channels of a video: 1 grey or 3 RGB        C channels of a latent    L tokens of a clip
     D width of the transformer                  p edge of a patch in latent pixels
 Noise levels run from 0 (clean) to N (only noise), integers, or reals in SiT. A sampler goes from t
-to s, the next lower one. The network is given t / N, in [0,1]. README.md lists the papers.
+to s, the next lower one. The network is given t / N, in [0,1]. A latent frame is "known" if it is
+given to the network clean, and not predicted. README.md lists the papers.
 In a hurry? Read sections 4 (the transformer), 5 (DDPM) and 8 (`generate`). A latent is a small video
 (B,C,F,h,w), normalised to mean 0 and standard deviation 1, and section 3 makes tokens of it.
+What stands between "# >>> part 1" and "# <<<" is an exercise of the course in data/course.
 """
 import math
 from dataclasses import dataclass, field
@@ -54,12 +56,12 @@ class Config:
     patch: int = option(1, "edge of a spacetime patch in latent pixels")
     dim: int = option(192, "width of the transformer")
     depth: int = option(6, "blocks of the transformer")
-    heads: int = option(6, "attention heads; dim / heads: even, at least 8 (RoPE has three axes)")
+    heads: int = option(6, "attention heads; dim / heads: even, at least 8")
     process: str = option("ddpm", "ddpm or sit")
     prediction: str = option("v", "what the network predicts with ddpm: v, eps or x0 (see DDPM)")
     noise_steps: int = option(1000, "N, the number of noise levels of ddpm")
     known: float = option(0.5, "share of clips trained with some latent frames known")
-    anchors: float = option(0.5, "share of known first or last frames from farther away (section 7)")
+    anchors: float = option(0.5, "share of known end frames taken from far away in time (section 7)")
     reach: int = option(96, "distance of the farthest anchors in video frames, a multiple of 4")
     caption_drop: float = option(0.1, "share of clips trained without their caption, for guidance")
     caption_drop_known: float = option(0.5, "the same share among clips with known frames")
@@ -90,7 +92,7 @@ class CausalConv3d(nn.Conv3d):
                 before = cache.get(self, before)
             x = torch.cat([before, x], dim=2)
             if cache is not None:
-                cache[self] = x[:, :, -self.frames_before:].clone()
+                cache[self] = x[:, :, -self.frames_before:].clone()     # a view would keep all of x
         return super().forward(x)
 
 
@@ -144,7 +146,7 @@ class VideoVAE(nn.Module):
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1, 1))
 
     def muon_parameters(self):
-        """What Muon (section 7) trains: kernels (out, in, ...); Upsample's is (in, out)."""
+        """What Muon (section 7) trains: kernels (out,in,...); Upsample's, (in,out), are left out."""
         return [layer.weight for layer in self.modules() if isinstance(layer, CausalConv3d)]
 
     def moments(self, video):
@@ -189,9 +191,9 @@ class VideoVAE(nn.Module):
 
 
 def vae_loss(vae, video, eps, kl_weight):
-    """Squared error + kl_weight x KL(q || N(0,1)), means over pixels and over latent values. Up to
-    scale and a constant this is the negative ELBO of a Gaussian decoder whose variance is
-    kl_weight x pixels / (2 x latent values). Returns (loss, squared error, KL)."""
+    """Squared error + kl_weight x KL(q || N(0,1)), means over pixels and over latent values. The
+    negative ELBO is sum(error) / (2 variance) + sum(KL) if the decoder is Gaussian with that variance,
+    so kl_weight is 2 variance x latent values / pixels. Returns (loss, squared error, KL)."""
     reconstruction, mean, log_var = vae(video, eps)
     error = (reconstruction - video).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
@@ -225,7 +227,7 @@ def unpatchify(tokens, p, F, h, w):
 
 def token_positions(frame_positions, rows, columns):
     """From the times of latent frames (B,F): positions (B,L,3) of the tokens, that is frame, row and
-    column, and distances (L,4) to the four walls, the edges of the picture."""
+    column, and distances (L,4) to the four walls, the picture's edges, which RoPE cannot tell."""
     cells = torch.arange(rows * columns, device=frame_positions.device)
     y, x = cells // columns, cells % columns
     walls = torch.stack([y, rows - 1 - y, x, columns - 1 - x], dim=-1)          # (rows·columns,4)
@@ -245,7 +247,8 @@ def rope_angles(positions, head_dim):
     """Cosines and sines (B,L,1,head_dim/2) of the angles by which `rotate` turns pairs of channels.
 
     As in RoPE (eq. 15), but on three axes: a quarter of the pairs rotates with f, three eighths
-    with y and as many with x. Base 100, not 10,000: the slowest pair turns by 1 in 100 patches."""
+    with y and as many with x. Base 100, not 10,000: grids are small. Of 6 pairs the fastest turns by
+    1 radian a patch, the slowest by 1 in 46 patches."""
     pairs = head_dim // 2
     n_space = 3 * pairs // 8
     n_time = pairs - 2 * n_space
@@ -275,7 +278,7 @@ def rotate(x, rope):
 # clean and noisy frames can stand in one clip: this is what all of section 8 builds on.
 
 def norm(x):
-    """LayerNorm over the last axis without learned scale and shift: adaLN supplies them."""
+    """LayerNorm over the last axis without learned scale and shift: adaLN has them, or a gain."""
     return nnf.layer_norm(x, x.shape[-1:])
 
 
@@ -288,7 +291,8 @@ class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys (QK-norm, ViT-22B) and RoPE.
 
     Normalised vectors have the length sqrt(head_dim), so a logit q·k / sqrt(head_dim) is at most
-    that: stable, but too small to single out one token. So each head learns a gain, at first 2."""
+    that: 5.7 for 32 channels, and e^5.7 = 290 singles out no token of hundreds. So each head learns a
+    gain, at first 2."""
 
     def __init__(self, dim, heads):
         super().__init__()
@@ -358,13 +362,13 @@ class DiT(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)       # as in DiT: keeps variances alike
                 nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.embed_word.weight, std=0.5)   # about as large as the level's
+        nn.init.normal_(self.embed_word.weight, std=0.5)   # about as large as embed_level's output
         nn.init.zeros_(self.embed_word.weight[0])           # "no word" adds nothing to a caption
         # >>> part 4
         for block in self.blocks:
             nn.init.zeros_(block.modulation.weight)         # adaLN-Zero: gates 0, blocks do nothing
         nn.init.zeros_(self.modulation.weight)              # the last shift and scale do nothing
-        nn.init.zeros_(self.head.weight)                    # the network predicts 0
+        nn.init.zeros_(self.head.weight)             # the network predicts 0; the head learns first
         # <<<
 
     def muon_parameters(self):
@@ -418,7 +422,8 @@ class DiT(nn.Module):
         what `forward` would return."""
         tokens, positions, walls, frame, t, caption = zip(*[self.tokenise(*clip) for clip in clips])
         lengths = [len(part) for part in frame]
-        before = [0, *accumulate(part.shape[1] for part in t)]          # offsets; zip drops the last
+        # An index into the joined t: each clip's latent frames come after those of the clips before.
+        before = [0, *accumulate(part.shape[1] for part in t)]
         frame = torch.cat([part + n for part, n in zip(frame, before)])
         output = self.forward_tokens(
             torch.cat(tokens, 1), torch.cat(positions, 1), torch.cat(walls), frame, torch.cat(t, 1),
@@ -443,7 +448,8 @@ def packed_attention(q, k, v, lengths):
 #     schedule(steps, strength)        levels of a sampler, from strength x N (section 8) down to 0
 #     samplers                         names of its methods (model, x, t, s, caption, randn) -> x_s
 # Levels t and s are (B,F), one for each latent frame: integers here, and level 0 is the data.
-# Known frames have t = s = 0: a step may make NaN (0/0) of them, and `generate` puts them back.
+# model(x, t / N, caption) is a DiT whose positions are already filled in (by `generate`).
+# Known frames have t = s = 0: a step may make NaN (0/0) of them; `generate` puts them back.
 
 def per_frame(value):
     """A value for each latent frame (B,F), shaped to multiply a latent (B,C,F,h,w)."""
@@ -451,7 +457,10 @@ def per_frame(value):
 
 
 class DDPM:
-    """Noise is added in N small steps and is taken away in as many, or fewer (Ho et al. 2020)."""
+    """Noise is added in N small steps and is taken away in as many, or fewer (Ho et al. 2020).
+
+    Step i: x_i = sqrt(1 - beta_i) x_(i-1) + sqrt(beta_i) noise. alpha_bar_t is the product of the
+    1 - beta_i up to t, so that x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps."""
     samplers = ("ancestral", "ddim")
 
     def __init__(self, steps=1000, prediction="v", device=None):
@@ -459,14 +468,14 @@ class DDPM:
         # >>> part 5
         u = torch.arange(steps + 1, dtype=torch.float64) / steps
         f = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2       # improved DDPM, eq. 17: cosine
-        betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)               # beta_1 .. beta_N
+        betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)               # beta_1 .. beta_N, none of them 1
         alpha_bar = torch.cat([torch.ones(1), (1 - betas).cumprod(0)])
         # <<<
         self.alpha_bar = alpha_bar.float().to(device)               # (N+1,)
 
     def draw_levels(self, shape, generator=None, device=None):
-        """Levels in 1..N: N x sigmoid(normal), as in Stable Diffusion 3 (eq. 19): most is learned in
-        the middle. Near N, where sampling begins, few are drawn, but there all are almost noise."""
+        """Levels in 1..N: N x sigmoid(normal), as in Stable Diffusion 3 (eq. 19). Most is learned in
+        the middle: near N there is almost nothing left to see, and near 0 almost nothing to add."""
         normal = torch.randn(shape, generator=generator, device=device)
         return (self.N * normal.sigmoid()).ceil().long().clamp(1, self.N)
 
@@ -490,7 +499,8 @@ class DDPM:
         # <<<
 
     def target(self, x0, eps, t):
-        """What the network has to predict: eps, x0 or v (Salimans & Ho, section 4)."""
+        """What the network has to predict: eps, x0 or v (Salimans & Ho, section 4). v is about eps
+        where x_t is about x0, and -x0 where x_t is about eps: never what can be read off x_t."""
         # >>> part 6
         signal, noise = self.signal_noise(t)
         return {"v": signal * eps - noise * x0, "eps": eps, "x0": x0}[self.prediction]
@@ -510,7 +520,8 @@ class DDPM:
         # <<<
 
     def posterior(self, x0, x, t, s):
-        """Mean and variance of q(x_s | x_t, x0) (DDPM eq. 6, 7, where s = t - 1; 1 - alpha: beta_t)."""
+        """Mean and variance of q(x_s | x_t, x0), a Gaussian: q(x_t | x_s) q(x_s | x0) / q(x_t | x0).
+        With s = t - 1 this is DDPM eq. 6 and 7, and 1 - alpha is beta_t."""
         # >>> part 7
         bar_t, bar_s = per_frame(self.alpha_bar[t]), per_frame(self.alpha_bar[s])
         alpha = bar_t / bar_s                                   # product of all alphas after s, to t
@@ -538,12 +549,13 @@ class DDPM:
 
 # --------------------------------------------------------------------------------------------------
 # 6. SiT, optional: the same transformer, but data and noise are joined by straight lines, and the
-# network learns their mean velocity, which carries noise to data (flow matching). Same interface.
+# network learns the velocity, averaged over all lines through x_t at level t (flow matching).
+# Followed backward, from t = 1 to 0, it carries noise to data. Same interface.
 
 class SiT:
     """The linear interpolant x_t = (1 - t) x0 + t eps, t in [0,1] (Ma et al. 2024)."""
     samplers = ("euler", "heun")
-    N = 1
+    N = 1                                                           # so t / N is t
 
     def draw_levels(self, shape, generator=None, device=None):
         """Levels in (0,1), the middle ones more often: see DDPM."""
@@ -577,7 +589,7 @@ class SiT:
         # >>> part 9
         velocity = model(x, t, caption)
         at_end = model(x + per_frame(s - t) * velocity, s, caption)
-        at_end = torch.where(per_frame(s == 0), velocity, at_end)  # level 0 is untrained: Euler
+        at_end = torch.where(per_frame(s == 0), velocity, at_end)  # no loss trains level 0: Euler
         return x + per_frame(s - t) * (velocity + at_end) / 2
         # <<<
 
@@ -589,12 +601,13 @@ def draw_windows(config, B, F, generator=None):
     """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
 
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
-    both. A known first (last) one may be an anchor: it comes from up to `config.reach` video frames
-    earlier (later), so that `extend` can always show the network how a video began, however long
-    ago. As no training clip goes back so far, the network cannot know such distances: it is told one
-    position for all anchors, true or not, which is their index minus (plus) reach / 4.
+    both. A known first (last) one may be an anchor: it is from long before (after) the others, so
+    that `extend` can go on showing how a video began. There that may be 500 latent frames ago, and
+    no training clip is long enough to practise it. So the network is never told how long ago it was:
+    with reach 96, an anchor is shown from 0 to 24 latent frames farther away, and always told 24.
     Returns, on the CPU: known (B,F) bool; positions (B,F), the time of each latent frame as told to
-    the network; frames (B,4F), the video frames to show, 0 being the window's first."""
+    the network; frames (B,4F), the video frames to show: 0 is the window's first, those of anchors
+    may be negative or beyond the window. Whoever makes the clips has to have them."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
         return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()
 
@@ -611,8 +624,8 @@ def draw_windows(config, B, F, generator=None):
     for end, direction in ((0, -1), (F - 1, 1)):
         share = config.anchors if reach > 0 else 0
         is_anchor = known[:, end] & (torch.rand(B, generator=generator) < share)
-        source[is_anchor, end] += direction * whole(0, reach)[is_anchor]  # shown: 0..reach farther
-        positions[is_anchor, end] += direction * reach                    # told: always reach
+        source[is_anchor, end] += direction * whole(0, reach)[is_anchor]  # shown: 0 to 24 farther
+        positions[is_anchor, end] += direction * reach                    # told: always 24
     frames = TIME * source[:, :, None] + torch.arange(TIME)         # (B,F,4)
     return known, positions, frames.flatten(1)
 
@@ -621,7 +634,8 @@ def draw_noise(process, config, shape, known, caption, generator=None):
     """The other random parts of a training step, on latents of `shape` (B,C,F,h,w).
 
     Returns t (B,F), one level for the unknown frames of a clip, 0 for known ones; the noise eps; and
-    the caption, set to 0 (none) in some clips: in more of those that can go on from known frames."""
+    the caption, set to 0 (none) in some clips: in more of those with known frames, from which the
+    network can learn what goes on, so that videos go on well without a caption, too."""
     B, device = shape[0], known.device
     # >>> part 11
     t = torch.where(known, 0, process.draw_levels((B, 1), generator, device))   # (B,F)
@@ -656,8 +670,9 @@ def newton_schulz(matrices, steps=5):
     A step x <- (a I + b x x^T + c (x x^T)^2) x keeps U and V, and maps a singular value s to
     a s + b s^3 + c s^5. The coefficients (Jordan et al. 2024) make this steep at 0: small values grow
     3.4-fold. The price: values do not converge to 1, but to [0.68, 1.14] if they were above 0.01 of
-    the norm. A step is made of x x^T alone, and so is the next x x^T. As these are small, steps are
-    multiplied first, and x once, at the end (in float32: bfloat16 is too coarse for this)."""
+    the norm. A step is a matrix (rows,rows) that depends on x x^T alone, and so does the next x x^T.
+    x may have many columns, so it waits until the end: first all steps are multiplied with each
+    other, then x with their product (in float32: bfloat16 is too coarse for this)."""
     # >>> part 13
     if matrices.shape[1] > matrices.shape[2]:                       # x x^T would be the larger square
         return newton_schulz(matrices.mT, steps).mT
@@ -695,7 +710,8 @@ class Muon(torch.optim.Optimizer):
                 updates.setdefault(p.shape, []).append((p, update.flatten(1)))
             for pairs in updates.values():
                 orthogonal = newton_schulz(torch.stack([update for _, update in pairs]))
-                size = 0.2 * max(orthogonal.shape[1:]) ** 0.5     # their RMS is 1 / sqrt(longer side)
+                # The squares of an orthogonal (r,c) sum to min(r,c): their RMS is 1 / sqrt(max(r,c)).
+                size = 0.2 * max(orthogonal.shape[1:]) ** 0.5
                 for (p, _), update in zip(pairs, orthogonal):
                     p.sub_(update.view_as(p), alpha=group["lr"] * size)
 
@@ -722,7 +738,8 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
              sampler=None, strength=1.0, randn=torch.randn_like):
     """Fills in the unknown latent frames, all jointly. The known ones come back bit for bit.
 
-    latent (B,C,F,h,w), known (F,) bool: unknown frames of `latent` are ignored unless strength < 1
+    latent (B,C,F,h,w): its unknown frames are ignored unless strength < 1
+    known (F,) bool: the same for all clips
     caption: word ids (B,words), or (B,F,words), one for each latent frame
     positions (F,): where each latent frame is in time; None: one after the other from 0
     sampler: one of process.samplers, None: the first; guidance: see `guided`, 1 is none
@@ -763,8 +780,8 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
     """An autoregressive rollout without end: yields the next latent frames, window after window.
 
     past (B,C,F,h,w): the latent frames so far; F may be 0
-    caption: (B,words), or (B,F',words), one for each latent frame, `past` included (if backward, the
-        one of the video's last frame is first); the last of them holds for all further frames
+    caption: (B,words), or (B,F',words), one for each latent frame in the order of their making, those
+        of `past` first; the last of them holds for all further frames
     window: latent frames sampled jointly, of which up to `context` are the newest of the past
     anchor: 0 (none), or config.reach / 4: when the context has lost the video's first latent frame,
         each window begins with it at position -anchor, as in training, so that it is not forgotten.
@@ -796,7 +813,8 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
         words = caption
         if caption.ndim == 3:
             words = caption[:, shown.clamp(max=caption.shape[1] - 1)]           # (B,window,words)
-        positions = -positions if backward else positions           # they alone tell the order
+        if backward:  # the window stays reversed: positions alone tell the network what comes first
+            positions = -positions
         new = generate(model, process, latent, is_known, words, positions, **sampling)[:, :, n:]
         yield new
         first = new[:, :, :1] if made == 0 else first
@@ -816,8 +834,8 @@ def take(windows, frames):
 def connect(model, process, before, after, gap, caption, window, context, anchor=0, **sampling):
     """The `gap` latent frames that lead from one clip to another, (B,C,gap,h,w); caption (B,words).
 
-    The last window has max(context // 2, 1) known frames on either side and fills the room between.
-    If the gap is longer than this room, `before` is extended first."""
+    The last window has max(context // 2, 1) known frames on either side, half a context, and fills
+    the room between. If the gap is longer than this room, `before` is extended first."""
     side = max(context // 2, 1)
     room = window - 2 * side
     if room < 1 or gap < 1:
@@ -837,9 +855,10 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 
 
 def loop(model, process, empty, frames, caption, window, context, anchor=0, **sampling):
-    """Latents that end where they began, (B,C,frames,h,w): samples a window (one needs no anchor) and
-    fills the way back from its end to its beginning. If short, the window is cut, to leave `room`.
-    The decoder is causal: give it the loop twice and keep the second half. empty: (B,C,0,h,w)."""
+    """Latents that end where they began, (B,C,frames,h,w): samples a window, then fills the way back
+    from its end to its beginning. A loop shorter than window + room uses only a part of the window.
+    In a loop, what comes before the first frame is the last one. The decoder looks back, so decode
+    torch.cat([loop, loop], 2) and keep the second half. empty: (B,C,0,h,w)."""
     room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once
     if frames <= room:
         raise InputError(f"loop of {frames} latent frames: expected more than {room}, the way back")
