@@ -80,7 +80,7 @@ def dit_step(run, step, lap):
         return latent
     run.vae.encode = timed_encode
     for i, n in run.parts:
-        loss = train.dit_loss(run, run.models["dit"], groups, i, n)
+        loss, _ = train.dit_loss(run, run.models["dit"], groups, i, n)
         lap("forward")
         loss.backward()
         lap("backward")
