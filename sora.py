@@ -146,7 +146,8 @@ class VideoVAE(nn.Module):
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1, 1))
 
     def muon_parameters(self):
-        """What Muon (section 7) trains: kernels (out,in,...); Upsample's, (in,out), are left out."""
+        """What Muon (section 7) trains: kernels (out,in,...), here those of both ends too (not tried
+        otherwise). Upsample's are (in,out): they are left to AdamW."""
         return [layer.weight for layer in self.modules() if isinstance(layer, CausalConv3d)]
 
     def moments(self, video):
@@ -247,8 +248,8 @@ def rope_angles(positions, head_dim):
     """Cosines and sines (B,L,1,head_dim/2) of the angles by which `rotate` turns pairs of channels.
 
     As in RoPE (eq. 15), but on three axes: a quarter of the pairs rotates with f, three eighths
-    with y and as many with x. Base 100, not 10,000: grids are small. Of 6 pairs the fastest turns by
-    1 radian a patch, the slowest by 1 in 46 patches."""
+    with y and as many with x. Base 100, not 10,000: grids are small. With 32 channels, y has 6 pairs:
+    the fastest turns by 1 radian a patch, the slowest by 1 in 46 patches."""
     pairs = head_dim // 2
     n_space = 3 * pairs // 8
     n_time = pairs - 2 * n_space
@@ -291,8 +292,8 @@ class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys (QK-norm, ViT-22B) and RoPE.
 
     Normalised vectors have the length sqrt(head_dim), so a logit q·k / sqrt(head_dim) is at most
-    that: 5.7 for 32 channels, and e^5.7 = 290 singles out no token of hundreds. So each head learns a
-    gain, at first 2."""
+    that: 5.7 for 32 channels. Beside hundreds of tokens with logit 0 even this one gets half of the
+    attention at most, so each head learns a gain, at first 2."""
 
     def __init__(self, dim, heads):
         super().__init__()
@@ -372,7 +373,7 @@ class DiT(nn.Module):
         # <<<
 
     def muon_parameters(self):
-        """What Muon (section 7) trains: attention and MLP. AdamW trains the rest, as is usual."""
+        """What Muon trains: attention and MLP. As is usual, AdamW trains both ends, and the rest."""
         return [layer.weight for block in self.blocks
                 for layer in (block.attention.qkv, block.attention.out, block.mlp[0], block.mlp[2])]
 
@@ -475,7 +476,7 @@ class DDPM:
 
     def draw_levels(self, shape, generator=None, device=None):
         """Levels in 1..N: N x sigmoid(normal), as in Stable Diffusion 3 (eq. 19). Most is learned in
-        the middle: near N there is almost nothing left to see, and near 0 almost nothing to add."""
+        the middle: near N there is almost nothing to be seen, and near 0 almost nothing to be done."""
         normal = torch.randn(shape, generator=generator, device=device)
         return (self.N * normal.sigmoid()).ceil().long().clamp(1, self.N)
 
@@ -601,10 +602,10 @@ def draw_windows(config, B, F, generator=None):
     """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
 
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
-    both. A known first (last) one may be an anchor: it is from long before (after) the others, so
-    that `extend` can go on showing how a video began. There that may be 500 latent frames ago, and
-    no training clip is long enough to practise it. So the network is never told how long ago it was:
-    with reach 96, an anchor is shown from 0 to 24 latent frames farther away, and always told 24.
+    both. A known first (last) one may be an anchor, from before (after) the window, so that `extend`
+    can go on showing how a video began. That may just have left the window, or be 500 latent frames
+    ago, which no training clip is long enough to practise. So with reach 96, an anchor is really 0 to
+    24 latent frames farther away than a neighbour, and the network is always told that it is 24.
     Returns, on the CPU: known (B,F) bool; positions (B,F), the time of each latent frame as told to
     the network; frames (B,4F), the video frames to show: 0 is the window's first, those of anchors
     may be negative or beyond the window. Whoever makes the clips has to have them."""
@@ -634,8 +635,8 @@ def draw_noise(process, config, shape, known, caption, generator=None):
     """The other random parts of a training step, on latents of `shape` (B,C,F,h,w).
 
     Returns t (B,F), one level for the unknown frames of a clip, 0 for known ones; the noise eps; and
-    the caption, set to 0 (none) in some clips: in more of those with known frames, from which the
-    network can learn what goes on, so that videos go on well without a caption, too."""
+    the caption, set to 0 (none) in some clips: in more of those with known frames, which show what
+    the caption says, so that videos go on well without a caption, too."""
     B, device = shape[0], known.device
     # >>> part 11
     t = torch.where(known, 0, process.draw_levels((B, 1), generator, device))   # (B,F)
@@ -862,7 +863,7 @@ def loop(model, process, empty, frames, caption, window, context, anchor=0, **sa
     room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once
     if frames <= room:
         raise InputError(f"loop of {frames} latent frames: expected more than {room}, the way back")
-    windows = extend(model, process, empty, caption, window, context, **sampling)
+    windows = extend(model, process, empty, caption, window, context, **sampling)  # one: no anchor
     start = take(windows, min(window, frames - room))
     gap = frames - start.shape[2]
     back = connect(model, process, start, start, gap, caption, window, context, anchor, **sampling)

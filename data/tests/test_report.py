@@ -1,10 +1,12 @@
 """The report of a run: the operations of a step, and when it will be done."""
 import copy
 import re
+from dataclasses import replace
 
 import torch
 
-from data.tests.conftest import SMALL, start
+import train
+from data.tests.conftest import MINI, SMALL, call, start
 from data.training import report
 
 
@@ -54,3 +56,15 @@ def test_the_report_says_where_training_stands(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out.splitlines()
     slow = "a step takes 18 s, 6 times what its 3 GFLOP should cost here: is"
     assert len(said) == 2 and said[1].startswith(slow)
+
+
+def test_a_preset_says_what_to_expect_at_its_start_and_end(tmp_path, capsys, monkeypatch):
+    """With any seed; but not if another flag makes it a run of its own."""
+    config = replace(MINI, vae_steps=1, steps=1, batch=2, vae_batch=2, sample_steps=1)
+    monkeypatch.setattr(train, "PRESETS", {"tiny": config})
+    monkeypatch.setattr(train, "EXPECTED", {"tiny": "this much"})
+    for flags, expected in ((["--seed", 1], True), (["--seed", 1, "--batch", 4], False)):
+        call(train.main, *flags, "--device", "cpu", "--out", tmp_path, "--overwrite")
+        said = capsys.readouterr().out
+        assert ("at the end expect this much" in said) == expected, f"{flags}, at the start: {said}"
+        assert ("expected this much; got" in said) == expected, f"{flags}, at the end: {said}"

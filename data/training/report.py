@@ -51,6 +51,8 @@ class Report:
                 steps = f"{total} steps"
             lines.append(f"  {NAMES[stage]}: {parameters / 1e6:.2f} million parameters, {steps} of {size} "
                          f"clips and {flop(self.flops[stage])}")
+        if run.expected:
+            lines.append(f"  at the end expect {run.expected} (copies of clips; frames of samples that are read as asked)")
         return "\n".join(lines)
 
     def after_step(self, run, total):

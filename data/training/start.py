@@ -171,7 +171,7 @@ def build(args, config, known_words=None):
     out = Path(args.out)
     run = SimpleNamespace(
         args=args, config=config, device=device, mix=mix, sources=sources, words=words, out=out, stop=0,
-        saved=None, told_of_matplotlib=False,
+        saved=None, expected=None, told_of_matplotlib=False,
         rank=rank, world=world, parts=[(i, parts) for i in range(rank, parts, world)],
         stage="vae", step=0, seconds=0.0, log=Log(out / "log.csv", device), report=None,
         process=make_process(config, device),
