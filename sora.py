@@ -18,11 +18,10 @@ One letter for each axis:
     channels of a video: 1 grey or 3 RGB        C channels of a latent    L tokens of a clip
     D width of the transformer                  p edge of a patch in latent pixels
 Noise levels run from 0 (clean) to N (only noise), integers, or reals in SiT. A sampler goes from t
-to s, the next lower one. The network is given t / N, in [0,1]. A latent frame is "known" if it is
-given to the network clean, and not predicted. README.md lists the papers.
-In a hurry? Read sections 4 (the transformer), 5 (DDPM) and 8 (`generate`). A latent is a small video
-(B,C,F,h,w), normalised to mean 0 and standard deviation 1, and section 3 makes tokens of it.
-What stands between "# >>> part 1" and "# <<<" is an exercise of the course in data/course.
+to s, the next lower one. The network is given t / N, in [0,1]. A "known" latent frame is given to it
+clean, not predicted. Papers: see README.md. "# >>> part 1" marks an exercise of data/course.
+In a hurry? Read sections 4 (the transformer), 5 (DDPM) and 8 (`generate`): a latent is a small video
+(B,C,F,h,w), of mean 0 and standard deviation 1, and section 3 makes tokens of it.
 """
 import math
 from dataclasses import dataclass, field
@@ -75,7 +74,6 @@ class Config:
 
 class CausalConv3d(nn.Conv3d):
     """A 3D convolution that sees frames of the past: time is padded in front only, with zeros.
-
     To go through a video piece by piece, hand in the same dict as `cache` each time, empty at
     first: each layer keeps its last input frames there, and pads the next piece with them."""
 
@@ -146,8 +144,7 @@ class VideoVAE(nn.Module):
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1, 1))
 
     def muon_parameters(self):
-        """What Muon (section 7) trains: kernels (out,in,...), here those of both ends too (not tried
-        otherwise). Upsample's are (in,out): they are left to AdamW."""
+        """What Muon (section 7) trains: kernels (out,in,...), both ends too; Upsample's is (in,out)."""
         return [layer.weight for layer in self.modules() if isinstance(layer, CausalConv3d)]
 
     def moments(self, video):
@@ -246,10 +243,9 @@ def sinusoid(x, dim, max_period):
 
 def rope_angles(positions, head_dim):
     """Cosines and sines (B,L,1,head_dim/2) of the angles by which `rotate` turns pairs of channels.
-
     As in RoPE (eq. 15), but on three axes: a quarter of the pairs rotates with f, three eighths
-    with y and as many with x. Base 100, not 10,000: grids are small. With 32 channels, y has 6 pairs:
-    the fastest turns by 1 radian a patch, the slowest by 1 in 46 patches."""
+    with y and as many with x. Base 100, not 10,000: with 32 channels, the fastest of the 6 pairs of y
+    turns by 1 radian a patch, the slowest by 1 in 46 patches."""
     pairs = head_dim // 2
     n_space = 3 * pairs // 8
     n_time = pairs - 2 * n_space
@@ -290,7 +286,6 @@ def modulate(x, shift, scale):
 
 class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys (QK-norm, ViT-22B) and RoPE.
-
     Normalised vectors have the length sqrt(head_dim), so a logit q·k / sqrt(head_dim) is at most
     that: 5.7 for 32 channels. Beside hundreds of tokens with logit 0 even this one gets half of the
     attention at most, so each head learns a gain, at first 2."""
@@ -379,7 +374,6 @@ class DiT(nn.Module):
 
     def forward(self, x, t, caption, positions=None):
         """x (B,C,F,h,w) noisy latents, t (B,F) their noise levels in [0,1] -> predictions (B,C,F,h,w).
-
         caption: word ids (B,F,words), or (B,words), the same for all latent frames.
         positions (B,F): where each latent frame is in time. None: one after the other from 0."""
         _, _, F, h, w = x.shape
@@ -400,10 +394,9 @@ class DiT(nn.Module):
 
     def forward_tokens(self, tokens, positions, walls, frame, t, caption, lengths=None):
         """The transformer itself: tokens (B,L,C·p·p), in any order -> predictions (B,L,C·p·p).
-
         positions (B,L,3), walls (L,4): see `token_positions`; frame (L,): the latent frame of each
         token; t (B,F), caption (B,F,words): of each latent frame; lengths: see packed_attention."""
-        # RoPE is relative: it does not say where the walls are, and things bounce off walls.
+        # RoPE is relative: it does not say where the walls are that things bounce off.
         walls = self.embed_walls(sinusoid(walls, 16, max_period=100).flatten(1))
         x = (self.embed_token(tokens) + walls).float()        # (B,L,D); float32 also under autocast
         # The sinusoids expect levels up to 1000, as in DiT; in [0,1] most would hardly change.
@@ -418,13 +411,11 @@ class DiT(nn.Module):
 
     def forward_packed(self, clips):
         """Optional: clips of any F, h, w in one sequence (Patch n' Pack, NaViT section 2.1).
-
         clips: a list of (x, t, caption, positions), each as for `forward`, with B = 1 -> a list of
         what `forward` would return."""
         tokens, positions, walls, frame, t, caption = zip(*[self.tokenise(*clip) for clip in clips])
         lengths = [len(part) for part in frame]
-        # An index into the joined t: each clip's latent frames come after those of the clips before.
-        before = [0, *accumulate(part.shape[1] for part in t)]
+        before = [0, *accumulate(part.shape[1] for part in t)]      # latent frames of the clips before
         frame = torch.cat([part + n for part, n in zip(frame, before)])
         output = self.forward_tokens(
             torch.cat(tokens, 1), torch.cat(positions, 1), torch.cat(walls), frame, torch.cat(t, 1),
@@ -449,8 +440,8 @@ def packed_attention(q, k, v, lengths):
 #     schedule(steps, strength)        levels of a sampler, from strength x N (section 8) down to 0
 #     samplers                         names of its methods (model, x, t, s, caption, randn) -> x_s
 # Levels t and s are (B,F), one for each latent frame: integers here, and level 0 is the data.
-# model(x, t / N, caption) is a DiT whose positions are already filled in (by `generate`).
-# Known frames have t = s = 0: a step may make NaN (0/0) of them; `generate` puts them back.
+# `generate` has told the model the positions already, and puts known frames back after each step:
+# they have t = s = 0, of which a step may make NaN (0/0).
 
 def per_frame(value):
     """A value for each latent frame (B,F), shaped to multiply a latent (B,C,F,h,w)."""
@@ -459,7 +450,6 @@ def per_frame(value):
 
 class DDPM:
     """Noise is added in N small steps and is taken away in as many, or fewer (Ho et al. 2020).
-
     Step i: x_i = sqrt(1 - beta_i) x_(i-1) + sqrt(beta_i) noise. alpha_bar_t is the product of the
     1 - beta_i up to t, so that x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps."""
     samplers = ("ancestral", "ddim")
@@ -550,8 +540,7 @@ class DDPM:
 
 # --------------------------------------------------------------------------------------------------
 # 6. SiT, optional: the same transformer, but data and noise are joined by straight lines, and the
-# network learns the velocity, averaged over all lines through x_t at level t (flow matching).
-# Followed backward, from t = 1 to 0, it carries noise to data. Same interface.
+# network learns their mean velocity in x_t at t; backward in t it carries noise to data (flow matching).
 
 class SiT:
     """The linear interpolant x_t = (1 - t) x0 + t eps, t in [0,1] (Ma et al. 2024)."""
@@ -600,15 +589,14 @@ class SiT:
 
 def draw_windows(config, B, F, generator=None):
     """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
-
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
     both. A known first (last) one may be an anchor, from before (after) the window, so that `extend`
     can go on showing how a video began. That may just have left the window, or be 500 latent frames
     ago, which no training clip is long enough to practise. So with reach 96, an anchor is really 0 to
     24 latent frames farther away than a neighbour, and the network is always told that it is 24.
     Returns, on the CPU: known (B,F) bool; positions (B,F), the time of each latent frame as told to
-    the network; frames (B,4F), the video frames to show: 0 is the window's first, those of anchors
-    may be negative or beyond the window. Whoever makes the clips has to have them."""
+    the network; frames (B,4F), the video frames to show, 0 being the window's first (an anchor's can
+    be negative)."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
         return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()
 
@@ -633,7 +621,6 @@ def draw_windows(config, B, F, generator=None):
 
 def draw_noise(process, config, shape, known, caption, generator=None):
     """The other random parts of a training step, on latents of `shape` (B,C,F,h,w).
-
     Returns t (B,F), one level for the unknown frames of a clip, 0 for known ones; the noise eps; and
     the caption, set to 0 (none) in some clips: in more of those with known frames, which show what
     the caption says, so that videos go on well without a caption, too."""
@@ -651,7 +638,6 @@ def draw_noise(process, config, shape, known, caption, generator=None):
 
 def diffusion_loss(model, process, x0, caption, known, positions, t, eps, count=None):
     """Squared error of the network's predictions, averaged over the unknown latent frames.
-
     x0 (B,C,F,h,w): clean latents; known, positions (B,F): from `draw_windows`; t, eps, caption:
     from `draw_noise`; count: what to divide by if these clips are only a part of a batch. Returns
     the loss and the error of each latent frame (B,F)."""
@@ -667,13 +653,12 @@ def diffusion_loss(model, process, x0, caption, known, positions, t, eps, count=
 
 def newton_schulz(matrices, steps=5):
     """Makes matrices (n,rows,columns) nearly orthogonal (for Muon): U S V^T becomes about U V^T.
-
     A step x <- (a I + b x x^T + c (x x^T)^2) x keeps U and V, and maps a singular value s to
     a s + b s^3 + c s^5. The coefficients (Jordan et al. 2024) make this steep at 0: small values grow
     3.4-fold. The price: values do not converge to 1, but to [0.68, 1.14] if they were above 0.01 of
-    the norm. A step is a matrix (rows,rows) that depends on x x^T alone, and so does the next x x^T.
-    x may have many columns, so it waits until the end: first all steps are multiplied with each
-    other, then x with their product (in float32: bfloat16 is too coarse for this)."""
+    the norm. A step is a matrix (rows,rows) that depends on x x^T alone, and so does the next x x^T:
+    all steps are multiplied with each other, then x, which may have many columns, once with their
+    product (in float32: bfloat16 is too coarse for this)."""
     # >>> part 13
     if matrices.shape[1] > matrices.shape[2]:                       # x x^T would be the larger square
         return newton_schulz(matrices.mT, steps).mT
@@ -711,8 +696,7 @@ class Muon(torch.optim.Optimizer):
                 updates.setdefault(p.shape, []).append((p, update.flatten(1)))
             for pairs in updates.values():
                 orthogonal = newton_schulz(torch.stack([update for _, update in pairs]))
-                # The squares of an orthogonal (r,c) sum to min(r,c): their RMS is 1 / sqrt(max(r,c)).
-                size = 0.2 * max(orthogonal.shape[1:]) ** 0.5
+                size = 0.2 * max(orthogonal.shape[1:]) ** 0.5   # the RMS is 1 / sqrt(max(rows,columns))
                 for (p, _), update in zip(pairs, orthogonal):
                     p.sub_(update.view_as(p), alpha=group["lr"] * size)
 
@@ -738,9 +722,7 @@ def guided(model, scale):
 def generate(model, process, latent, known, caption, positions=None, steps=50, guidance=1.0,
              sampler=None, strength=1.0, randn=torch.randn_like):
     """Fills in the unknown latent frames, all jointly. The known ones come back bit for bit.
-
-    latent (B,C,F,h,w): its unknown frames are ignored unless strength < 1
-    known (F,) bool: the same for all clips
+    latent (B,C,F,h,w): its unknown frames are ignored unless strength < 1; known (F,) bool
     caption: word ids (B,words), or (B,F,words), one for each latent frame
     positions (F,): where each latent frame is in time; None: one after the other from 0
     sampler: one of process.samplers, None: the first; guidance: see `guided`, 1 is none
@@ -779,7 +761,6 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
 
 def extend(model, process, past, caption, window, context, anchor=0, backward=False, **sampling):
     """An autoregressive rollout without end: yields the next latent frames, window after window.
-
     past (B,C,F,h,w): the latent frames so far; F may be 0
     caption: (B,words), or (B,F',words), one for each latent frame in the order of their making, those
         of `past` first; the last of them holds for all further frames
@@ -834,7 +815,6 @@ def take(windows, frames):
 
 def connect(model, process, before, after, gap, caption, window, context, anchor=0, **sampling):
     """The `gap` latent frames that lead from one clip to another, (B,C,gap,h,w); caption (B,words).
-
     The last window has max(context // 2, 1) known frames on either side, half a context, and fills
     the room between. If the gap is longer than this room, `before` is extended first."""
     side = max(context // 2, 1)
@@ -858,8 +838,8 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 def loop(model, process, empty, frames, caption, window, context, anchor=0, **sampling):
     """Latents that end where they began, (B,C,frames,h,w): samples a window, then fills the way back
     from its end to its beginning. A loop shorter than window + room uses only a part of the window.
-    In a loop, what comes before the first frame is the last one. The decoder looks back, so decode
-    torch.cat([loop, loop], 2) and keep the second half. empty: (B,C,0,h,w)."""
+    The decoder looks back, so decode the loop twice in a row and keep the second half, which begins
+    with the end in view. empty: (B,C,0,h,w)."""
     room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once
     if frames <= room:
         raise InputError(f"loop of {frames} latent frames: expected more than {room}, the way back")

@@ -31,6 +31,17 @@ def check_not_scaled(s):
     x = noise(2, 4, 6)
     expect(s.newton_schulz(1000 * x), s.newton_schulz(x), "newton_schulz of matrices a thousand times "
            "larger (the same is expected: divide each matrix by its norm first)", atol=1e-3)
+    check_zero(s)
+
+
+def check_zero(s):
+    """Matrices of zeros stay zeros: in the first training step all gradients are."""
+    x = torch.cat([torch.zeros(1, 4, 6), noise(1, 4, 6)])
+    got, expected = s.newton_schulz(x), torch.cat([x[:1], iterated(x[1:] / x[1:].norm())])
+    if isinstance(got, torch.Tensor) and got.isnan().any():
+        raise Missed("newton_schulz of a matrix of zeros: expected zeros, got nan. In the first training step gates "
+                     "are 0, so gradients are, and 0/0 is nan: divide by the norm + 1e-7")
+    expect(got, expected, "newton_schulz of a matrix of zeros and another", atol=1e-3)
 
 
 def check_tall(s):

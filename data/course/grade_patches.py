@@ -98,6 +98,12 @@ def angles_of(positions, pairs, base=100.0, sign=-1, axes=(0, 1, 2), closed=Fals
     return torch.cat(parts, dim=-1)[:, :, None]
 
 
+def last_frame(positions):
+    """The angles in the order y, x, f."""
+    right = angles_of(positions, 8)
+    return torch.cat([right[..., 2:], right[..., :2]], dim=-1)
+
+
 def check_angles(s):
     """Each pair's angle: its axis, its frequency."""
     positions = torch.randint(0, 20, (2, 5, 3))
@@ -108,7 +114,8 @@ def check_angles(s):
                     positions, 8, closed=True),
                 "frequencies grow: theta_i is base^(-i/n), with a minus": angles_of(positions, 8, sign=1),
                 "all three axes rotate with the frame number": angles_of(positions, 8, axes=(0, 0, 0)),
-                "x comes before y: the order is f, y, x": angles_of(positions, 8, axes=(0, 2, 1))}
+                "x comes before y: the order is f, y, x": angles_of(positions, 8, axes=(0, 2, 1)),
+                "f comes last: the order is f, y, x": last_frame(positions)}
     cos, sin = s.rope_angles(positions, 16)
     expect(cos, right.cos(), "rope_angles, cosines",
            {mistake: angle.cos() for mistake, angle in mistakes.items()})

@@ -77,7 +77,8 @@ def check_last_step(s):
     process = s.DDPM(N, "x0")
     got = process.ancestral(says(x0), x, t, 0 * t, WORDS)
     require(near(got, x0), "ancestral, the last step (s = 0): expected the network's x0 itself, got "
-            f"what is {(got - x0).std():.2g} away (standard deviation). Is the variance 0 at s = 0?")
+            f"what is {(got - x0).std():.2g} away (standard deviation). At s = 0 x0 has weight 1, x has 0, and the "
+            "variance is 0")
 
 
 # --- 8. DDIM ------------------------------------------------------------------------------------------

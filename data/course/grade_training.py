@@ -113,14 +113,20 @@ def generated(s, strength=1.0, sampler="ddim", process=None):
     """What a network is shown while `generate` fills frames 1 and 2 of 4, and the result."""
     latent, known = noise(2, 2, 4, 2, 2), torch.tensor([True, False, False, True])
     start = noise(2, 2, 4, 2, 2)
-    seen = []
+    seen, asked = [], []
 
     def model(x, t, caption, positions):
+        require(asked, "generate: expected to begin with `randn(latent)`, which was not called before the network: "
+                "do not draw noise of your own")
         seen.append((x, t))
         return torch.zeros_like(x)
+
+    def randn(like):
+        asked.append(like)
+        return start
     caption = torch.ones(2, 1).long()
     result = s.generate(model, process or s.DDPM(1000), latent, known, caption, steps=4, sampler=sampler,
-                        strength=strength, randn=lambda like: start)
+                        strength=strength, randn=randn)
     return latent, known, start, seen, result
 
 
@@ -129,6 +135,8 @@ def check_known_come_back(s):
     latent, known, _, _, result = generated(s, sampler="ancestral")     # makes nan of level 0
     require(isinstance(result, torch.Tensor) and result.shape == latent.shape,
             "generate: expected a latent (B,C,F,h,w)")
+    require(not result[:, :, known].isnan().any(), "generate: expected the known frames bit for bit, got nan: "
+            "a step may leave nan there, and 0 * nan is nan. Put them in with torch.where")
     require(torch.equal(result[:, :, known], latent[:, :, known]), "generate: expected the known "
                         "frames bit for bit, got others. Put them in a last time after the last step")
     far = result[:, :, ~known].isnan().any()
@@ -142,7 +150,7 @@ def check_known_are_shown(s):
     require(seen, "generate: expected the network to be asked in each step, got no call")
     for i, (x, t) in enumerate(seen):
         require(bool((t[:, known] == 0).all()), "generate: expected the network to be told level 0 in "
-                f"known frames, got up to {t[:, known].max():.3g}: multiply the levels by the mask")
+                f"known frames, got up to {t[:, known].max():.3g}: the levels of known frames are 0")
         require(torch.equal(x[:, :, known], latent[:, :, known]), "generate: expected the network to "
                             "see known frames as they are, got others. Put them in before each step"
                             + (", not only before the first" if i else ""))

@@ -124,11 +124,13 @@ def check_packed(s):
 # --- 4. the block -------------------------------------------------------------------------------------
 
 def block_of(block, x, condition, frame, rope, silu=True, order="shift scale gate", gates=True,
-             parallel=False):
+             parallel=False, pairs=False):
     """The block with the numbers of each token; the keywords are ways to get it wrong."""
     if silu:
         condition = nnf.silu(condition)
     six = block.modulation(condition)[:, frame].chunk(6, dim=-1)                # (B,L,D) each
+    if pairs:
+        six = [six[i] for i in (0, 1, 4, 2, 3, 5)]                  # shift, scale, twice, then the two gates
     first, second = dict(zip(order.split(), six[:3])), dict(zip(order.split(), six[3:]))
 
     def shifted(x, by):
@@ -159,6 +161,8 @@ def check_block(s):
             block, *args, order="scale shift gate"),
         "the gate comes first: the order is shift, scale, gate": block_of(
             block, *args, order="gate shift scale"),
+        "the two gates come last: the order is shift, scale, gate, twice": block_of(
+            block, *args, pairs=True),
         "the gate of the MLP is forgotten": block_of(block, *args, gates=False),
         "the MLP sees what the attention saw, not its result": block_of(block, *args, parallel=True),
         "every token has the condition of frame 0": block_of(block, x, condition, 0 * frame, rope)}

@@ -60,7 +60,7 @@ PARTS = {
                "(B,L,D).",
         hint="index_select(1, frame) gives each token what belongs to its frame. Hand `lengths` on to "
              "self.attention. Keep modulations "
-             "in float32. In `initialise` set weights to zero with nn.init.zeros_: modulations of "
+             "in float32 (the residual stream is, under autocast). In `initialise` set weights to zero with nn.init.zeros_: modulations of "
              "all blocks and of the DiT, head.",
         minutes=20, points=6),
     5: Part(
@@ -72,7 +72,8 @@ PARTS = {
                "sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps.",
         shapes="alpha_bar (N+1,): entry t belongs to level t, entry 0 is 1; signal_noise: t (B,F) "
                "-> two of (B,1,F,1,1); q_sample: x0, eps (B,C,F,h,w), t (B,F) -> (B,C,F,h,w).",
-        hint="Compute in float64, cap the betas, multiply them up again with cumprod. per_frame "
+        hint="Compute in float64, cap the betas, multiply the 1 - beta up again with cumprod, put a 1 "
+             "in front. per_frame "
              "shapes what belongs to (B,F) so that it multiplies a latent. In __init__ leave "
              "`alpha_bar` for the line below the place.",
         minutes=30, points=6),
@@ -133,7 +134,7 @@ PARTS = {
         where="draw_noise (the levels), diffusion_loss, generate (its end)",
         source="Diffusion forcing (Chen et al. 2024), section 3: a level for each frame; here "
                "known frames have 0 and the unknown ones of a clip share one. The loss is the mean "
-               "over unknown frames.",
+               "over all unknown frames of the batch.",
         shapes="draw_noise: known (B,F) bool -> t (B,F). diffusion_loss: the loss, and the error "
                "(B,F) of all frames, known ones too; `count`: a number of unknown frames. "
                "generate: levels (steps+1,), known (F,), known_mask (1,1,F,1,1) -> (B,C,F,h,w).",
@@ -156,14 +157,17 @@ PARTS = {
              "`first`, the video's first frame, whoever made it. Call generate(model, process, "
              "latent, is_known, words, positions, **sampling). The anchor stands there as "
              "soon as made > the frames of the context, also in the first window and with context "
-             "0. Backward: flip `past` once, and hand in -positions; all else is as forward, and "
-             "what you yield is not flipped.",
+             "0, and comes on top of the `context` frames. Hand a caption (B,words) on as it is; of "
+             "one for each frame hand on those of the frames shown, by their numbers in the video. "
+             "Backward: flip `past` once, and hand in -positions; all else is as forward, captions "
+             "too, and what you yield is not flipped.",
         minutes=90, points=12),
     13: Part(
         title="Muon's Newton-Schulz iteration",
         where="newton_schulz",
         source="Jordan et al. (2024): x <- a x + (b x x^T + c (x x^T)^2) x, with a, b, c = 3.4445, "
-               "-4.7750, 2.0315; begun with each matrix divided by its Frobenius norm.",
+               "-4.7750, 2.0315; begun with each matrix divided by its Frobenius norm. (By at least 1e-7: in "
+               "the first training step gates are 0, so gradients are, and 0/0 is nan.)",
         shapes="matrices (n,rows,columns) -> the same shape; every matrix of the batch by itself.",
         hint="x.mT swaps the last two axes. Turn tall matrices, so that x x^T is small, and turn "
              "them back at the end. The plain loop is right; multiplying steps first is only faster.",

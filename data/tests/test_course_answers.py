@@ -144,7 +144,7 @@ ANSWERS = {
     13: ["""
     out = []
     for x in matrices:
-        x = x / x.norm()
+        x = x / x.norm().clamp(min=1e-7)
         for _ in range(steps):
             y = x @ x.T
             x = 3.4445 * x - 4.7750 * y @ x + 2.0315 * y @ y @ x
