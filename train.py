@@ -53,7 +53,7 @@ class TrainConfig(ClipConfig):
 PRESETS = {
     "tiny": TrainConfig(),
     "small": TrainConfig(height=64, width=64, frames=20, digits=2, digit_size=28, latent_channels=12, patch=2,
-                         vae_steps=4000, vae_batch=4, vae_muon=5e-3, batch=64, steps=3400, muon=1e-2,
+                         vae_steps=4000, vae_batch=4, vae_muon=5e-3, batch=64, steps=3000, muon=1e-2,
                          ema=0.999),
     "base": TrainConfig(height=128, width=128, frames=32, channels=3, digits=2, digit_size=28,
                         latent_channels=16, vae_width=192, vae_steps=50000, patch=2, dim=768, depth=12,
