@@ -100,7 +100,7 @@ def edited(job, clip, strength, frames=None):
     """The clip, noised to a level and denoised to the caption (SDEdit). At most a window of it."""
     most = min(frames or clip.shape[2], job.windows[0] * TIME, clip.shape[2])
     if most < clip.shape[2]:
-        print(f"note: the first {most} of {clip.shape[2]} frames are edited; at most a window, see --window")
+        print(f"note: only the first {most} frames are edited; at most a window, see --window")
     draft = encode(job, clip[:, :, :ceil_div(most, TIME) * TIME])
     known = torch.zeros(draft.shape[2], dtype=torch.bool, device=draft.device)
     latent = generate(*job.model, draft, known, job.caption, strength=strength, **job.sampling)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import secrets
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -60,6 +61,7 @@ def read_cache(config):
         raise InputError(nothing_found(folder, found))
     make_folder(place, "--cache")
     shape = f"{config.height}x{config.width}x{config.channels}-every{config.stride}-{config.rate:g}fps"
+    shape += f"-{zlib.crc32(os.fsencode(os.path.realpath(folder))):08x}"        # others may share the place
     made_from = json.dumps([VERSION, shape, found.clips])
     path = place / f"{shape}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
     table = load_table(path)

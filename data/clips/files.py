@@ -14,6 +14,7 @@ from imageio_ffmpeg import count_frames_and_secs
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from data.runtime.errors import undisturbed
 from data.runtime.writing import putting_in_place, replacing
 from sora import InputError
 
@@ -128,7 +129,7 @@ class ClipWriter:
     def __init__(self, path, frames, fps=12, scale=1, columns=None):
         self.path, self.frames = Path(path), frames
         self.fps, self.scale, self.columns = fps, scale, columns
-        self.part = self.path.with_suffix(".part" + self.path.suffix)
+        self.part = part_of(self.path)
         self.sheet_path = free_for_sheet(self.path)
         self.at, self.sheet, self.file = 0, [], None
         shown = torch.linspace(0, frames - 1, min(frames, self.still)).round().long()
@@ -137,13 +138,14 @@ class ClipWriter:
     def write(self, videos):
         """The next frames (B,c,T,H,W) of all clips; what is beyond the last frame is left out."""
         videos = videos[:, :, :self.frames - self.at].float().cpu()
-        if self.file is None:
-            self.file = WRITES[self.path.suffix](self.part, self.fps)
-        self.file.write(to_pixels(grid(videos, self.columns), self.scale))
-        for t in range(videos.shape[2]):
-            if self.at + t in self.pick:
-                self.sheet.append(videos[:, :, t:t + 1])
-        self.at += videos.shape[2]
+        with undisturbed():                             # else the file has other frames than we know of
+            if self.file is None:
+                self.file = WRITES[self.path.suffix](self.part, self.fps)
+            self.file.write(to_pixels(grid(videos, self.columns), self.scale))
+            for t in range(videos.shape[2]):
+                if self.at + t in self.pick:
+                    self.sheet.append(videos[:, :, t:t + 1])
+            self.at += videos.shape[2]
 
     def close(self):
         """Finishes the file and writes the contact sheet: a row a clip, its frames evenly spread."""
@@ -151,6 +153,11 @@ class ClipWriter:
         frames = torch.cat(self.sheet, dim=2).transpose(1, 2)       # (B,n,c,H,W)
         sheet = grid(frames.flatten(0, 1)[:, :, None], columns=frames.shape[1])
         write_still(self.sheet_path, sheet, self.scale)
+
+
+def part_of(path):
+    """What a file is called while it is being written: it may be read already."""
+    return path.with_suffix(".part" + path.suffix)
 
 
 def free_for_sheet(path):
@@ -165,9 +172,9 @@ def free_for_sheet(path):
 def is_ours(path):
     """Whether a picture is one that `write_still` has written."""
     try:
-        with Image.open(path) as image:
-            return image.info.get("Software") == OURS
-    except OSError:                                     # no picture
+        with open(path, "rb") as file:                  # Pillow would refuse very large ones
+            return b"Software\0" + OURS.encode() in file.read(4096)
+    except OSError:
         return False
 
 

@@ -127,7 +127,7 @@ def add(path, text, files, folder, found):
     except (InputError, OSError) as error:              # it may be gone by now
         found.skipped[name] = str(error)
         return
-    stamps = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+    stamps = [[stat.st_size, stat.st_mtime_ns, os.access(file, os.R_OK)] for file, stat in zip(files, stats)]
     found.clips.append([name, " ".join(words), stamps])
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from data.clips.reading import in_time, open_clip, to_channels, to_float
+from data.runtime.memory import check_memory, clip_bytes
 from sora import SPACE, TIME, InputError
 
 
@@ -21,21 +22,26 @@ def parse_size(text, grid):
     return height, width
 
 
-def given_clip(path, config, size=None, still=False, keep_end=False):
+def given_clip(path, config, size=None, still=False, keep_end=False, most=None, device="cpu"):
     """A clip for the VAE of a config: (clip (1,c,T,H,W) with T a multiple of 4, frames a second or None).
 
     Its frames are fitted to `size` (H,W), if there is one, and taken in time as in training: resampled
     to config.rate, and of these every config.stride-th. They are read one by one.
-    still: its first frame four times. Frames that do not fill a latent frame are cut off, at the end or,
+    still: its first frame four times. most: how many frames to read at most; device: where they will go. Frames that do not fill a latent frame are cut off, at the end or,
     with `keep_end`, at the start. Raises InputError if it is too short or of a size that cannot be.
     """
     opened = open_clip(path, size)
     check_size(path, config, size or (opened.height, opened.width))
-    rate = (config.rate or opened.rate) / config.stride if opened.rate else None
-    frames = in_time(opened, config.rate, config.stride)
-    if still:
-        frames = itertools.islice(frames, 1)
-    clip = to_float(np.stack([to_channels(frame, config.channels) for frame in frames]))
+    wanted, stride = (config.rate, config.stride) if config.data else (0, 1)
+    rate = (wanted or opened.rate) / stride if opened.rate else None
+    frames = in_time(opened, wanted, stride)
+    kept = []
+    for frame in itertools.islice(frames, 1 if still else most):
+        kept.append(to_channels(frame, config.channels))
+        height, width = frame.shape[:2]
+        check_memory(f"{path}: {len(kept)} frames of {height}x{width} or more, of which an estimate is made while "
+                     "they are read", clip_bytes(config, len(kept), height, width), device)
+    clip = to_float(np.stack(kept))
     if still:
         clip = clip.expand(-1, TIME, -1, -1)
     if not config.data:
@@ -50,13 +56,11 @@ def given_clip(path, config, size=None, still=False, keep_end=False):
 
 
 def check_size(path, config, size):
-    """Raises InputError unless frames of the size (H,W) can be encoded; a note if it is not the usual one."""
+    """Raises InputError unless frames of the size (H,W) can be encoded."""
     cell, (height, width) = SPACE * config.patch, size
     if height % cell or width % cell:
         raise InputError(f"{path}: frames of {height}x{width}: expected height and width multiples of {cell}; "
                          f"--resize brings it to {config.height}x{config.width} or to --size")
-    if size != (config.height, config.width):
-        print(f"note: {path} is {height}x{width}; this model was trained at {config.height}x{config.width}")
 
 
 def white_on_black(path, clip):

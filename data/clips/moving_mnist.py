@@ -15,7 +15,6 @@ writes a real clip of held-out digits to look at or to extend, as npy, gif, mp4 
 caption (--help: other
 sizes, rules, numbers).
 """
-import argparse
 import gzip
 import math
 import zlib
@@ -227,7 +226,8 @@ class MovingMNIST:
 def main():
     """Writes clips to a file."""
     from data.clips.files import check_writable, write_clip  # needs imageio; the generator does not
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from data.runtime.arguments import Parser
+    parser = Parser(__doc__)
     parser.add_argument("out", help="file to write, .npy, .gif, .mp4 or .webm")
     for name, default in dict(n=1, seed=0, size=32, digit_size=20, digits=1, frames=16, scale=1).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"({default})")
@@ -235,8 +235,9 @@ def main():
     parser.add_argument("--split", default="heldout", choices=tuple(IDX_FILES))
     args = parser.parse_args()
     check_writable(args.out)
-    if min(args.n, args.frames, args.digits) < 1:
-        raise InputError(f"--n {args.n} --frames {args.frames} --digits {args.digits}: expected at least 1 of each")
+    if min(args.n, args.frames, args.digits, args.scale) < 1 or not 0 <= args.seed < 2 ** 62:
+        raise InputError(f"--n {args.n} --frames {args.frames} --digits {args.digits} --scale {args.scale} --seed "
+                         f"{args.seed}: expected at least 1 of each, and a seed of 0 to 2^62")
     data = MovingMNIST(*load_digits(args.split), (args.size, args.size), args.digit_size, args.digits, args.frames,
                        args.rule)
     video, caption = data.clips(args.n, torch.Generator().manual_seed(args.seed))

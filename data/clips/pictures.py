@@ -37,11 +37,16 @@ def check_end(path):
         raise ValueError("it is cut off: the end of the file is missing")
 
 
+def moves(image):
+    """Whether a Pillow image is an animation. JPEGs of cameras may hold more pictures (MPO): the first counts."""
+    return getattr(image, "is_animated", False) and image.format != "MPO"
+
+
 def is_animated(path):
     """Whether a picture has several frames. False if it cannot be opened: reading it will say why."""
     try:
         with Image.open(path) as image:
-            return getattr(image, "is_animated", False)
+            return moves(image)
     except Exception:  # every format of Pillow fails in a way of its own
         return False
 
@@ -128,7 +133,8 @@ def open_animation(path, size=None):
     Of GIFs that we have written we know what a frame is, also if all of them were held.
     """
     with open_picture(path) as image:
-        shape, pages, kind = upright_size(image), getattr(image, "n_frames", 1), image.format
+        shape, kind = upright_size(image), image.format
+        pages = image.n_frames if moves(image) else 1
         comment = image.info.get("comment")
     ours = OURS.fullmatch(comment) if isinstance(comment, bytes) else None
     rate, counts = None, [1] * pages
@@ -156,6 +162,6 @@ def animation_frames(path, expected, counts, size):
 def open_still(path, size=None):
     """One picture of a folder: ((H,W) as it is stored, its frame). ValueError if it moves."""
     with open_picture(path) as image:
-        if getattr(image, "is_animated", False):
+        if moves(image):
             raise ValueError("it is animated, expected a still")
         return upright_size(image), to_frame(image, size)

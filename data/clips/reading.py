@@ -3,33 +3,23 @@
 A frame is uint8 (H,W,3); a clip in memory is float (c,T,H,W) in [-1,1], c = 1 grey or 3 RGB.
 """
 import itertools
-import logging
 import re
-import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
 
-import imageio_ffmpeg
 import numpy as np
 import torch
 from PIL import Image
 
 from data.clips.pictures import ANIMATIONS, STILLS, open_animation, open_picture, open_still
 from data.clips.pictures import to_frame, upright_size
+from data.clips.videos import VIDEOS, open_video
 from sora import InputError
 
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts",
-          ".flv", ".ogv", ".wmv", ".3gp")
 CLIPS = (*VIDEOS, *ANIMATIONS, ".npy")                  # and folders of stills, see find.py
 MNIST_TEST = 20, 64, 64                                 # frames, height and width of that file's clips
 CHANNELS = 1, 3, 4                                      # grey, RGB, RGB with opacity
-MOST_PIXELS = 2 ** 27                                   # of a frame
-MOST_SECONDS = 10 ** 6                                  # of a video; more is a damaged header
-# Pixels that are not square are made so. ffmpeg turns videos upright by itself.
-SQUARE = "scale='iw*clip(sar,0.125,8)':ih,setsar=1"
-
-logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)         # it warns of sizes that we change
 
 
 class Clip(NamedTuple):
@@ -60,7 +50,8 @@ def open_clip(path, size=None):
             rate, shape, frames = open_animation(path, size)
             clip = Clip(rate, *shape, frames)
         elif ending in VIDEOS:
-            clip = open_video(path, size)
+            rate, shape, frames = open_video(path, size)
+            clip = Clip(rate, *shape, frames)
         else:
             raise InputError(f"{path}: ending {path.suffix!r}; expected a folder of pictures or one of "
                              f"{' '.join((*CLIPS, *STILLS))}")
@@ -162,6 +153,9 @@ def open_array(array, size):
         raise ValueError(f"{found}{hint}: {expected}")
     if 0 in array.shape:
         raise ValueError(f"it is empty: {found}")
+    if array.ndim == 3 and array.shape[2] in CHANNELS:
+        raise ValueError(f"{found}: one picture (H,W,c)? np.save('clip.npy', array[None]) makes it a clip of "
+                         f"one frame; {expected}")
     return Clip(None, *array.shape[1:3], array_frames(array, size))
 
 
@@ -171,39 +165,6 @@ def array_frames(array, size):
         if pixels.shape[-1] == 1 and pixels.ndim == 3:
             pixels = pixels[..., 0]
         yield to_frame(Image.fromarray(np.ascontiguousarray(pixels)), size)
-
-
-def open_video(path, size):
-    """What ffmpeg reads. It repeats and drops frames where that is needed for a constant rate."""
-    with open(path, "rb") as file:
-        start = file.read(256)
-    if start.isascii() and b"\0" not in start:          # ffmpeg also reads lists of other files
-        raise ValueError("it is text, not a video")
-    stream = imageio_ffmpeg.read_frames(
-        f"file:{path}", output_params=["-vf", SQUARE],  # file: or a colon in the name would be a protocol
-        input_params=["-protocol_whitelist", "file", "-max_pixels", str(MOST_PIXELS)])
-    about = next(stream)
-    width, height = about["size"]
-    if width * height > MOST_PIXELS or about["duration"] > MOST_SECONDS:
-        raise ValueError(f"{height}x{width}, {about['duration']:.0f} seconds: expected at most "
-                         f"{MOST_PIXELS} pixels and {MOST_SECONDS} seconds")
-    rate = about["fps"] or guessed_rate(path)
-    return Clip(rate, height, width, video_frames(stream, height, width, size))
-
-
-def guessed_rate(path):
-    """The rate at which ffmpeg gives the frames of a video that names none itself, as Theora's. None
-    if it has no guess either."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", f"file:{path}"]
-    said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr
-    found = re.search(rb"([0-9.]+) tbr", said)
-    return float(found[1]) if found else None
-
-
-def video_frames(stream, height, width, size):
-    """Yields the frames that ffmpeg has decoded."""
-    for data in stream:
-        yield to_frame(Image.frombytes("RGB", (width, height), data), size)
 
 
 def in_time(clip, rate=0, stride=1):

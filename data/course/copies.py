@@ -62,7 +62,8 @@ def reveal(name, part):
         raise InputError(f"{path}: expected {len(theirs)} places between `# >>> part {part}` and `# "
                          f"<<<`, found {len(mine)}: put the marks back (as in a fresh copy)")
     kept = path.with_name(f"part{part}.mine.txt")
-    kept.write_text("\n\n".join(mine) + "\n", encoding="utf-8")
+    if mine != theirs:                                              # else it was revealed before
+        kept.write_text("\n\n".join(mine) + "\n", encoding="utf-8")
     path.write_text(fill(text, part, theirs), encoding="utf-8")
     return kept
 

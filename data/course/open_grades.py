@@ -128,8 +128,8 @@ def forced_loss(path, n=64):
     saved, shipped = load_checkpoint(path), load_checkpoint(SHIPPED)
     for name, x in shipped["vae"].items():
         require(torch.equal(saved["vae"][name].half(), x.half()), f"open/{path.name}: its VAE is not "
-                "that of data/weights/tiny.pt, so losses cannot be compared: train with --init or "
-                "--vae")
+                "that of data/weights/tiny.pt, so losses cannot be compared: train with --vae "
+                "data/weights/tiny.pt, or --init data/weights/tiny.pt --vae-steps 0")
     config, vae, dit, process, _ = load_models(path)
     kind = config.process, config.prediction
     require(kind == ("ddpm", "v"), f"open/{path.name}: expected ddpm with v-prediction, got {' '.join(kind)}")
@@ -150,6 +150,8 @@ def recipe(folder):
     mine, base = row["frechet"], row["baseline"]
     require(min(len(mine), len(base)) >= 3, "open/recipe.json: expected three seeds of the entry and "
                                "of the baseline")
+    legible = statistics.mean(seed["legibility"] for seed in row["seeds"])
+    require(legible >= 0.85, f"open/recipe.json: legibility {legible:.3f}, expected at least 0.85")
     gain = (statistics.mean(base) - statistics.mean(mine)) / statistics.stdev(base)
     points = in_proportion(10, -gain, none=0.0, full=-2.0)
     return points, [] if points == 10 else [f"better by {gain:.2f} standard deviations of the "

@@ -198,8 +198,8 @@ OPEN = {
                "less noisy.",
         hint="2 points each for the two; 6 for the checkpoint that was trained with your levels: "
              "its held-out loss at levels of their own against that of data/weights/tiny.pt, all 6 "
-             "at 3 % less, in proportion between (200 steps from --init, a third of the usual "
-             "rates, made it 2 %).",
+             "at 3 % less, in proportion between (--init data/weights/tiny.pt --vae-steps 0, 200 "
+             "steps and a third of the usual rates made it 2 %).",
         minutes=240, points=10),
     "recipe": Part(
         title="Any better recipe",

@@ -16,7 +16,7 @@ from data.runtime.arguments import Parser
 from data.runtime.errors import run_script
 from sora import InputError
 
-KEYS = ("n", "seed", "values", "captions")
+KEYS = ("n", "seed", "data", "values", "captions")
 
 
 def read(path):
@@ -38,6 +38,8 @@ def paired(a, b):
     if (a["n"], a["seed"]) != (b["n"], b["seed"]):
         raise InputError(f"{a['n']} clips of seed {a['seed']} against {b['n']} of seed {b['seed']}: "
                          "expected two scores with the same --n and --seed")
+    if a["data"] != b["data"]:
+        raise InputError("the scores are of different clips: expected the same size, length, digits and folder")
     rows = []
     for name in a["values"]:
         if name not in b["values"] or a["captions"][name] != b["captions"][name]:

@@ -22,7 +22,7 @@ from data.evaluation.long_video import partner
 from data.evaluation.metrics import centre_of, distance, ink_of
 from data.evaluation.score import noise_of, through_vae
 from data.evaluation.tables import show, write_table
-from data.play.world import CONTEXT, STEPS, World, one_new
+from data.play.world import CONTEXT, STEPS, World, one_new, usual_sampler
 from data.runtime.arguments import Parser
 from data.runtime.checkpoints import STEERED, load_models
 from data.runtime.errors import run_script
@@ -111,6 +111,7 @@ def branches(models, futures, seed, context, sampling):
     """What the model makes of the same past, with the same noise: {key: the last four frames (n,c,4,H,W)}."""
     config, vae, dit, process, _ = models
     device, made = vae.mean.device, {}
+    sampling = dict(sampler=usual_sampler(process)) | sampling      # that of the player
     for name, (video, caption) in futures.items():
         past = vae.encode(video[:, :, :-TIME].to(device))
         windows = extend(dit, process, past, caption.to(device), *one_new(config, context),

@@ -114,6 +114,7 @@ def predict(config, vae, dit, process, n, seed=0, clips=None, **sampling):
 
     The latent frames are frames 3-6, 7-10 (given), 11-14, 15-18, 19-22 (generated; 21 and 22 are
     not scored). A model trained on fewer than five latent frames makes them in several windows."""
+    sampling = dict(steps=config.sample_steps) | sampling
     device, window = vae.mean.device, min(config.frames // TIME, 5)
     context = min(2, window - 1)
     video, caption = clips or real_clips(replace(config, frames=22), "heldout", n, seed)
@@ -234,7 +235,8 @@ def score(config, vae, dit, process, words, path, n=256, seed=0, mnist_test=None
         values[row], captions[row] = {"error": error, "ssim": ssim(truth, guess)}, caption
     if prediction:
         show("frames 11 to 20", prediction)
-    write_table(path, {"command": " ".join(sys.argv), "n": n, "seed": seed, "mnist_test": mnist_test,
+    same = "height width frames channels digits digit_size rule data".split()   # what makes clips comparable
+    write_table(path, {"command": " ".join(sys.argv), "data": [getattr(config, name) for name in same], "n": n, "seed": seed, "mnist_test": mnist_test,
                        **sampling, "clips": clips, "prediction": prediction, "values": values, "captions": captions})
     print(f"\nwrote {path}")
     return {"n": n, "seed": seed, "clips": clips, "prediction": prediction, "values": values}

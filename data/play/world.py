@@ -10,6 +10,11 @@ CONTEXT = 2      # latent frames of the past that are shown to the network, besi
 LONGEST = 2 ** 16  # latent frames that can be told apart by their captions: three hours at 24 frames a second
 
 
+def usual_sampler(process):
+    """DDIM, if the process has it: in so few steps there is no time to take added noise away again."""
+    return "ddim" if "ddim" in process.samplers else None
+
+
 def one_new(config, context):
     """(window, context, anchor) of `extend`, in latent frames: the anchor, the context, and one new frame."""
     *_, anchor = window_of(config, (context + 2) * TIME, context * TIME)
@@ -32,6 +37,7 @@ class World:
         empty = torch.zeros(n, config.latent_channels, 0, height // SPACE, width // SPACE,
                             device=caption.device)
         self.cache, window = {}, config.frames // TIME
+        context = min(context, window - 1)      # so that each window has the anchor, and one new latent frame
         with machine.autocast(caption.device):
             first = next(extend(dit, process, empty, caption, window, 0, steps=config.sample_steps,
                                 guidance=config.guidance, randn=randn))
@@ -39,10 +45,8 @@ class World:
         # `extend` looks the captions up window by window: so those to come can be filled in on the way.
         self.captions = caption[:, None].repeat(1, LONGEST, 1)
         self.made = window
-        if sampler is None and "ddim" in process.samplers:
-            sampler = "ddim"                                            # few steps: no noise to add again
         self.windows = extend(dit, process, first, self.captions, *one_new(config, context), steps=steps,
-                              guidance=guidance, sampler=sampler, randn=randn)
+                              guidance=guidance, sampler=sampler or usual_sampler(process), randn=randn)
 
     @torch.no_grad()
     def step(self, caption):

@@ -38,9 +38,7 @@ def save_checkpoint(path, **state):
 
 def load_checkpoint(path, device="cpu"):
     """What `save_checkpoint` wrote, a dict. InputError if it is missing, damaged, foreign or old."""
-    if not os.path.isfile(path):
-        what = "not a file" if os.path.exists(path) else "no such checkpoint"
-        raise InputError(f"{path}: {what}; expected a checkpoint, which `python3 train.py` makes")
+    check_file(path)
     try:
         with zipfile.ZipFile(path) as archive:                      # torch.load checks no checksums
             damaged = archive.testzip()
@@ -60,6 +58,13 @@ def load_checkpoint(path, device="cpu"):
     if wrong:
         raise InputError(f"{path}: not what train.py writes ({wrong[0]}); use another checkpoint")
     return state
+
+
+def check_file(path):
+    """Raises InputError unless there is such a file."""
+    if not os.path.isfile(path):
+        what = "not a file" if os.path.exists(path) else "no such checkpoint"
+        raise InputError(f"{path}: {what}; expected a checkpoint, which `python3 train.py` makes")
 
 
 def wrong_fields(state):

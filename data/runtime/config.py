@@ -84,7 +84,7 @@ def without_effect(config, given, borrowed_vae=False):
     """Of the fields `given`, those that have no effect beside the others: {name: because}."""
     cases = (
         (config.data, "mnist rule digits digit_size", "clips come from --data"),
-        (not config.data, "heldout stride cache", "there is no --data"),
+        (not config.data, "heldout stride rate cache", "there is no --data"),
         (config.shapes, "height width frames batch", "--shapes says it"),
         (config.process == "sit", "prediction noise_steps", "the process is sit"),
         (config.known == 0, "anchors reach caption_drop_known", "--known is 0"),

@@ -2,6 +2,8 @@
 import os
 import signal
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 from sora import InputError
@@ -32,6 +34,22 @@ def run_script(main):
         if not out_of_memory(error):
             raise
         end(f"out of memory ({str(error).partition(chr(10))[0][:80]}): make less at once, or smaller", 2)
+
+
+@contextmanager
+def undisturbed():
+    """A block in which Ctrl-C is not obeyed before its end."""
+    if threading.current_thread() is not threading.main_thread():   # others get no signals
+        yield
+        return
+    asked = []
+    before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def terminate(*_):

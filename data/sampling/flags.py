@@ -10,8 +10,8 @@ from data.clips.given import given_clip, parse_size
 from data.play.terminal import check_terminal
 from data.runtime import machine
 from data.runtime.arguments import Parser
-from data.runtime.config import trained_sizes
-from data.runtime.checkpoints import SHIPPED, STEERED, default_ckpt
+from data.runtime.config import ceil_div, trained_sizes
+from data.runtime.checkpoints import SHIPPED, STEERED, check_file, default_ckpt
 from data.runtime.memory import NUMBER, check_memory, clip_bytes
 from data.runtime.writing import check_disk
 from data.sampling.prompt import parts_of
@@ -27,7 +27,7 @@ def parse(description, argv=None):
     parser = Parser(description)
     add = parser.add_argument
     add("--ckpt", help="checkpoint (out/sora.pt, else the weights that come along)")
-    add("--out", default="out/sample.gif", metavar="FILE", help=".gif, .mp4, .webm or .npy (out/sample.gif)")
+    add("--out", metavar="FILE", help=".gif, .mp4, .webm or .npy (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: any; '
                                      '"3, 8 at 60": another one from video frame 60 on')
     use = parser.add_argument_group("what to make").add_mutually_exclusive_group()
@@ -64,8 +64,8 @@ def parse(description, argv=None):
     args.ckpt = args.ckpt or (str(STEERED) if args.play else default_ckpt())
     args.ignored = [f"--{name}" for use, names in IGNORED.items() for name in names
                     if getattr(args, use) and getattr(args, name) != parser.get_default(name)]
-    if args.play and args.out == parser.get_default("out"):
-        args.out = None                                             # games are kept only if that is asked for
+    if args.out is None and not args.play:                          # games are kept only if that is asked for
+        args.out = "out/sample.gif"
     return args
 
 
@@ -108,9 +108,11 @@ def check_flags(args):
     if args.play and not args.out:
         return None
     if args.score:
+        check_file(args.ckpt)
         return files.make_folder(score_path(args.ckpt).parent)
     files.check_writable(args.out)
-    written = [os.path.realpath(path) for path in (args.out, Path(args.out).with_suffix(".png"))]
+    out = Path(args.out)
+    written = [os.path.realpath(path) for path in (out, files.part_of(out), out.with_suffix(".png"))]
     for name in given:
         if os.path.realpath(name) in written:                       # realpath bears links in a circle
             raise InputError(f"--out {args.out}: would be written over {name}; choose another name")
@@ -181,9 +183,13 @@ def given_clips(args, config):
     be made, theirs if there are any; and the frames a second of the first, None if that is not known."""
     size = parse_size(args.size or f"{config.height}x{config.width}", SPACE * config.patch)
     names, clips, rates = given_names(args), [], []
+    most = None
+    if args.edit:                                                   # a window, and enough to see that there is more
+        most = ceil_div(args.window or config.frames, TIME) * TIME + TIME
     for name in names:
         keep_end = bool(args.extend) or bool(args.connect) and name == args.connect[0]
-        clip, rate = given_clip(name, config, size if args.resize else None, bool(args.image), keep_end)
+        clip, rate = given_clip(name, config, size if args.resize else None, bool(args.image), keep_end, most,
+                                args.device)
         clips.append(clip.to(args.device))
         rates.append(rate)
     if len({clip.shape[3:] for clip in clips}) > 1:

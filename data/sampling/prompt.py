@@ -14,7 +14,15 @@ TIMED = re.compile(r"(.*) at (\d+)\s*", re.DOTALL)
 def parts_of(prompt):
     """The captions of a prompt, all but the first without their times: a list of texts."""
     first, *changes = CHANGE.split(prompt)
-    return [first] + [TIMED.fullmatch(change)[1] for change in changes]
+    return [first] + [timed(prompt, change)[0] for change in changes]
+
+
+def timed(prompt, change):
+    """The text and the video frame, in digits, of a change such as " 8 at 60"."""
+    match = TIMED.fullmatch(change)
+    if match is None:
+        raise InputError(f"--prompt {prompt!r}: {change.strip()!r}: expected a time at its end, such as at 60")
+    return match.groups()
 
 
 def word_ids(prompt, words, n, device, unseen=0):
@@ -26,7 +34,7 @@ def word_ids(prompt, words, n, device, unseen=0):
     first, *changes = CHANGE.split(prompt)
     captions = [ids_of(first, words)]
     for change in changes:
-        text, frame = TIMED.fullmatch(change).groups()
+        text, frame = timed(prompt, change)
         if len(frame) > 7:
             raise InputError(f"--prompt {prompt!r}: at {frame}: expected a video frame below 10,000,000")
         start = latent_frame(text.strip(), int(frame), unseen)

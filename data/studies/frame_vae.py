@@ -30,7 +30,7 @@ class FrameVAE(VideoVAE):
         x = one_to_four(latent * self.std + self.mean)              # (B,C,T,h,w)
         for layer in self.decoder:
             x = layer(x)
-        x = self.to_pixels(nnf.silu(channel_norm(x))).float()       # (B,channels·4·4,T,H/4,W/4)
+        x = self.to_pixels(nnf.silu(channel_norm(x))).float().tanh()    # (B,channels·4·4,T,H/4,W/4)
         B, _, T, rows, columns = x.shape                            # pixel shuffle:
         x = x.view(B, -1, 4, 4, T, rows, columns)                   # (B,channels,4,4,T,H/4,W/4)
         x = x.permute(0, 1, 4, 5, 2, 6, 3)                          # (B,channels,T,H/4,4,W/4,4)

@@ -9,7 +9,6 @@ Also draws framing-clips.gif: clips of 32x48, a row for each model.
 """
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from statistics import mean
 from unittest.mock import patch
 
@@ -147,7 +146,7 @@ def main(argv=None):
         study.run(NATIVE, seed, ["--shapes", SHAPES[PACKED]], measure)
         with patch.object(loader, "load_data", load_cropped):       # what train.py calls
             study.run(SQUARE, seed, ["--shapes", CROPPED], measure)
-    study.add(plots.HELD_OUT, "", "", once(Path(study.args.out) / f"held-out-n{n}.json", measure_held_out))
+    study.add(plots.HELD_OUT, "", "", once(study.held_out_path(), measure_held_out))
     study.finish([row.metric for row in study.rows if row[:2] == (NATIVE, study.args.seeds[0])])
     draw(study)
     picture(study)

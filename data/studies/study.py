@@ -95,7 +95,11 @@ class Study:
         def work():
             config = load_models(self.folder(label, self.args.seeds[0]) / "sora.pt").config
             return self.judge(config).measure(*real_clips(config, "heldout", self.args.n))
-        self.add(plots.HELD_OUT, "", "", once(Path(self.args.out) / f"held-out-n{self.args.n}.json", work))
+        self.add(plots.HELD_OUT, "", "", once(self.held_out_path(), work))
+
+    def held_out_path(self):
+        """Where the numbers of real clips are kept: they depend on the flags that all runs have."""
+        return Path(self.args.out) / f"held-out-n{self.args.n}-{zlib.crc32(' '.join(self.flags).encode()):08x}.json"
 
     def judge(self, config):
         """The judge, made when it is first needed. All runs have the same clips, so there is one."""

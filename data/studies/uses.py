@@ -7,10 +7,12 @@ begins to move; up to a clip; from one clip to another; a loop; another content 
 """
 import data  # first of all: it sets how the threads of torch wait
 
+from pathlib import Path
+
 import torch
 
 import sample
-from data.clips.files import grid, write_still
+from data.clips.files import grid, make_folder, write_still
 from data.clips.moving_mnist import MovingMNIST, load_digits
 from data.runtime import machine
 from data.runtime.arguments import Parser
@@ -61,6 +63,7 @@ def main(argv=None):
     parser.add_argument("--ckpt", default=str(SHIPPED), help="(the weights that come along)")
     parser.add_argument("--out", default="out/uses.png", help="(out/uses.png)")
     args = parser.parse_args(argv)
+    make_folder(Path(args.out).parent)
     models = load_models(args.ckpt)
     frames = []
     with machine.autocast("cpu"):

@@ -39,7 +39,7 @@ def test_a_complaint_is_one_line_without_traceback(tmp_path, name):
     ("--lr nan", "lr nan"), ("--lr inf", "lr inf"), ("--muon -1", "muon -1"), ("--stride 0", "stride 0"),
     ("--noise-steps 0", "noise_steps 0"), ("--vae-steps 0", "vae-steps 0"),
     ("--device abacus", "device abacus"), ("--guidance nan", "guidance nan: expected a finite number"),
-    ("--until 0", "until 0: expected 1 or more"),
+    ("--until 0", "until 0: expected 1 or more"), ("--resume --overwrite", "leave one of them out"),
     ("--accumulate 3", "batches of 8 and 32 clips: expected multiples of 3"),
     ("--accumulate 0", "accumulate 0"), ("--accumulate -1", "accumulate -1"),
     ("--shapes 16x32:3", "FRAMESxHEIGHTxWIDTH"), ("--shapes 16x30x32:3", "not a multiple of 8"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import sample
+import sora
 from data.clips.moving_mnist import KEYS, MovingMNIST, draw_keys, load_digits
 from data.evaluation import change, control, ends, long_video
 from data.evaluation.change import changing, pairs, readings
@@ -13,7 +14,7 @@ from data.evaluation.control import branch_numbers, obeys, worlds
 from data.evaluation.judge import Judge
 from data.runtime.checkpoints import load_models
 from data.runtime.config import ClipConfig
-from data.tests.conftest import call, complaint
+from data.tests.conftest import call, complaint, spy
 
 NAMES = list(KEYS)
 GLIDE = NAMES.index("glide")
@@ -228,3 +229,10 @@ def test_change_prints_both_arms(ckpt, few_references, capsys):
     said = capsys.readouterr().out
     for words in ("anchor", "plain window", "+0 to +15, after"):
         assert words in said, f"expected {words!r} in the table, got {said!r}"
+
+
+def test_keys_are_compared_with_the_sampler_that_is_played_with(steered, futures, monkeypatch):
+    calls = spy(monkeypatch, sora, "generate")
+    control.branches(load_models(steered), futures, 0, 2, dict(steps=1))
+    samplers = {keywords["sampler"] for _, keywords, _ in calls}
+    assert samplers == {"ddim"}, f"expected the player's sampler, ddim, got {samplers}"

@@ -167,6 +167,8 @@ def test_a_copy_grades_and_reveals_itself(tmp_path):
     assert "4.0 of 10" in done.stdout, f"expected all points of part 8 only, got {done.stdout}"
     assert pieces(copies.read_student(folder), 8) == pieces(TEXT, 8)
     assert "yours to write" in (folder / "part8.mine.txt").read_text()
+    copies.reveal(folder, 8)
+    assert "yours to write" in (folder / "part8.mine.txt").read_text(), "revealed twice, and what was kept is lost"
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

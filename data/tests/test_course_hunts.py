@@ -105,10 +105,14 @@ def test_forcing_is_checked_and_measured(handed_in):
 
 
 def test_recipe_counts_in_deviations_of_the_baseline(handed_in):
-    table = {"frechet": [21.0, 22.0, 23.0], "baseline": [22.0, 23.0, 24.0]}
+    table = {"frechet": [21.0, 22.0, 23.0], "baseline": [22.0, 23.0, 24.0], "seeds": 3 * [{"legibility": 0.9}]}
     (handed_in / "recipe.json").write_text(json.dumps(table))
     points, reasons = open_grades.graded(handed_in, "recipe")
     assert points == pytest.approx(5) and "1.00 standard deviations" in reasons[0]
+    table["seeds"] = 3 * [{"legibility": 0.8}]
+    (handed_in / "recipe.json").write_text(json.dumps(table))
+    points, reasons = open_grades.graded(handed_in, "recipe")
+    assert points == 0 and "legibility 0.800, expected at least 0.85" in reasons[0]
 
 
 def test_open_parts_run_in_a_process_of_their_own(handed_in, tmp_path):

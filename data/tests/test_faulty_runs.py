@@ -204,3 +204,11 @@ def test_a_run_that_is_killed_twice(tmp_path, quick, monkeypatch):
     call(train.main, *kills.FLAGS, "--out", tmp_path / "whole")
     found = kills.differences(tmp_path / "whole", tmp_path / "cut")
     assert not found, f"not as in a run that was never killed: {found}"
+
+
+def test_what_an_older_run_left_aside_never_takes_the_place_of_a_newer(tmp_path, capsys):
+    """--overwrite was killed once; the next run was begun anew; then --overwrite fails at once."""
+    (tmp_path / "sora.pt.old").write_text("older")
+    (tmp_path / "sora.pt").write_text("newer")
+    said = complaint(capsys, train.main, "--out", tmp_path, "--overwrite", "--until", 0)
+    assert "--until 0" in said and (tmp_path / "sora.pt").read_text() == "newer", "the newer run is lost"

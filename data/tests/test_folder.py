@@ -1,4 +1,5 @@
 """Folders of clips: which clips are read, with which captions, and which of their frames are shown."""
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -119,7 +120,7 @@ def test_a_clip_is_shown_in_the_shapes_nearest_to_its_own(folder):
 
 
 def test_a_given_clip_has_the_frame_rate_of_training(folder):
-    config = replace(MINI, channels=3, stride=3)
+    config = replace(MINI, channels=3, stride=3, data=str(folder))
     clip = given.given_clip(folder / "jump high" / "three.npy", config)[0]         # 64 frames
     got = numbers(clip)[0].tolist()
     assert got == list(range(0, 60, 3)), f"expected every 3rd frame, 22 cut to 20, the first ones, got {got}"
@@ -209,3 +210,14 @@ def test_what_is_held_out_does_not_depend_on_the_windows(folder):
                           ("nobody", "to train on, 0 to hold out")):
         with pytest.raises(InputError, match=counts):
             load_data(folder_config(folder, heldout=wrong), "train")
+
+
+def test_two_folders_may_share_a_cache(folder, tmp_path, capsys):
+    """Each finds its own, and nothing is said to have changed."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    for data in (folder, other, folder, other):
+        config = replace(folder_config(data), cache=str(tmp_path / "shared"))
+        notes = cache.read_cache(config).notes
+        assert not any("has changed" in note for note in notes), f"{data}: got {notes}"
+    assert len(list((tmp_path / "shared").glob("*.raw"))) == 2, "expected a cache for each of the two"

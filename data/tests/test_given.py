@@ -1,5 +1,7 @@
 """What is given on the command line, and what is written beside it."""
 import io
+import os
+import signal
 import sys
 from dataclasses import replace
 
@@ -16,8 +18,10 @@ from data.clips.moving_mnist import MovingMNIST, load_digits
 from data.clips.reading import open_clip
 from data.evaluation.judge import published_clips
 from data.evaluation.score import predict
+from data.runtime import memory
 from data.runtime.checkpoints import load_models
-from data.runtime.errors import run_script
+from data.runtime.errors import run_script, undisturbed
+from data.sampling import flags as flags_of_sample
 from data.tests.clip_files import encode, refusal
 from data.tests.conftest import MINI, call, complaint, counting
 from sora import InputError
@@ -74,8 +78,9 @@ def write(trained, tmp_path, capsys):
 def test_what_is_given_sets_how_fast_the_file_plays(write, tmp_path):
     """24 frames a second, of which a model with stride 2 has seen 12."""
     encode(tmp_path / "x.mp4", counting(48, 32, 32), 24)
-    for config, expected in ((MINI, 24), (replace(MINI, stride=2), 12), (replace(MINI, rate=8), 8),
-                             (replace(MINI, rate=8, stride=2), 4)):
+    mine = replace(MINI, data="clips")
+    for config, expected in ((mine, 24), (replace(mine, stride=2), 12), (replace(mine, rate=8), 8),
+                             (replace(mine, rate=8, stride=2), 4)):
         clip, rate = given_clip(tmp_path / "x.mp4", config)
         assert (rate, clip.shape[2]) == (expected, 2 * expected), (
             f"stride {config.stride}, rate {config.rate}: expected {expected} frames a second, for two "
@@ -182,3 +187,53 @@ def test_a_file_that_is_not_the_published_test_is_refused(trained, tmp_path, cap
                          (["--mnist-test", tmp_path / "b.npy"], "expected --score beside it")):
         said = complaint(capsys, sample.main, "--ckpt", trained / "sora.pt", "--out", tmp_path / "x.gif", *flags)
         assert words in said, f"{flags}: expected {words!r}, got {said!r}"
+
+
+def test_a_clip_too_long_for_the_memory_is_refused_while_it_is_read(tmp_path, monkeypatch):
+    np.save(tmp_path / "long.npy", counting(2000, 32, 32))
+    monkeypatch.setattr(memory, "available", lambda device: 3e6)
+    with pytest.raises(InputError, match="long.npy: .* frames of 32x32 or more.*that would take about 3 MB"):
+        given_clip(tmp_path / "long.npy", MINI)
+    clip, _ = given_clip(tmp_path / "long.npy", MINI, most=20)
+    assert clip.shape[2] == 20, f"expected the first 20 frames, got {clip.shape[2]}"
+
+
+def test_what_a_model_of_digits_was_told_of_clips_has_no_effect_on_given_ones(tmp_path):
+    """--stride and --rate are for folders of clips; without one they are noted as without effect."""
+    np.save(tmp_path / "x.npy", counting(16, 32, 32))
+    clip, _ = given_clip(tmp_path / "x.npy", replace(MINI, stride=2, rate=3.0))
+    assert clip.shape[2] == 16, f"expected all 16 frames, got {clip.shape[2]}"
+    clip, _ = given_clip(tmp_path / "x.npy", replace(MINI, stride=2, data="folder"))
+    assert clip.shape[2] == 8, f"expected every second frame, as in training, got {clip.shape[2]}"
+
+
+def test_a_file_that_is_still_being_written_is_not_written_over(write, tmp_path, trained, capsys):
+    """What a killed run has left may be given to go on from; --out would write the same name."""
+    np.save(tmp_path / "x.part.npy", counting(16, 32, 32))
+    said = complaint(capsys, sample.main, "--ckpt", trained / "sora.pt", "--extend", tmp_path / "x.part.npy", "--out",
+                     tmp_path / "x.npy")
+    assert "would be written over" in said and len(np.load(tmp_path / "x.part.npy")) == 16, f"got {said!r}"
+
+
+def test_a_game_is_kept_in_the_usual_place_if_that_is_asked_for():
+    for flags, expected in ((["--play"], None), (["--play", "--out", "out/sample.gif"], "out/sample.gif"),
+                            ([], "out/sample.gif")):
+        got = flags_of_sample.parse("", flags).out
+        assert got == expected, f"{flags}: expected --out {expected}, got {got}"
+
+
+def test_a_contact_sheet_of_any_size_is_known_as_ours(tmp_path, monkeypatch):
+    files.write_still(tmp_path / "x.png", torch.zeros(1, 1, 8, 8), 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)               # Pillow refuses to open what is far larger
+    assert files.is_ours(tmp_path / "x.png"), "our own contact sheet was taken for a picture of the user"
+
+
+def test_ctrl_c_waits_for_the_frames_that_are_being_written():
+    """Else the file would have other frames than are counted, and the whole video would be given up."""
+    written = []
+    with pytest.raises(KeyboardInterrupt):
+        with undisturbed():
+            os.kill(os.getpid(), signal.SIGINT)
+            written.append("the rest")
+    assert written, "Ctrl-C was obeyed in the middle"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the handler of before is not back"

@@ -22,6 +22,7 @@ from data.tests.conftest import counting
     ((12, 32, 32, 0), "channels"),
     ((10, 0, 16), "empty"),
     ((0, 16, 16, 3), "empty"),
+    ((32, 32, 3), "one picture"),
     ((16, 16), r"\(T,H,W\)"),
     ((2, 3, 4, 5, 6), r"\(T,H,W\)")])
 def test_arrays_of_other_axes_are_refused(tmp_path, shape, words):
@@ -154,3 +155,13 @@ def test_every_kind_of_picture_makes_a_folder(tmp_path, ending):
     shown = read(tmp_path)[:, 4, 8, 0].tolist()
     assert np.allclose(shown, [0, 20, 60, 180, 200], atol=4), (
         f"{ending}: expected 0 1 3 9 10 times 20, got {shown}")
+
+
+def test_of_a_picture_with_several_views_the_first_counts(tmp_path):
+    """Stereo and some telephone cameras put more pictures into a JPEG (MPO): it is no animation."""
+    first, second = (Image.fromarray(np.full((16, 24), value, np.uint8)) for value in (200, 40))
+    for name in ("1.jpg", "2.jpg"):
+        first.save(tmp_path / name, format="MPO", save_all=True, append_images=[second.resize((8, 8))])
+    for path, frames in ((tmp_path, 2), (tmp_path / "1.jpg", 1)):
+        got = read(path)
+        assert got.shape[:3] == (frames, 16, 24) and abs(int(got.mean()) - 200) < 3, f"{path}: got {got.shape}"

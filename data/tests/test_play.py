@@ -147,3 +147,13 @@ def test_a_long_game_ends_neither_memory_nor_captions(models, monkeypatch):
         assert world.step(caption).shape == (1, 1, 4, 32, 32), "the world ended"
         newest = world.captions[0, min(world.made, 6) - 1]
         assert torch.equal(newest, caption[0]), f"{key}: not the caption of the newest latent frame"
+
+
+@pytest.mark.parametrize("context", [1, 2, 4, 9])
+def test_each_step_makes_one_latent_frame_whatever_the_context(models, context):
+    """With more of the past than the first window has, a step would make several, and keys come too late."""
+    world = World(models, ids(models, "3 glide"), seed=1, context=context, steps=1)
+    first = len(world.ready)
+    for i in range(first + 4):
+        video = world.step(ids(models, "3 up"))
+        assert video.shape[2] == 4, f"context {context}, step {i}: expected 4 frames, got {video.shape[2]}"

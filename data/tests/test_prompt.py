@@ -61,6 +61,7 @@ def test_times_are_rounded_to_latent_frames_with_a_note(capsys, at, unseen, star
     ("3, 8 at", "'at' is not known"),
     ("3, 8 at -4", "'at' is not known"),
     ("3, 8 at 99999999999", "expected a video frame below 10,000,000"),
+    ("3, 8 at 8, 5", "'8 at 8, 5': expected a time at its end"),
     ("3, ! at 8", "no word in it")])
 def test_times_that_cannot_be_are_refused(trained, tmp_path, capsys, monkeypatch, prompt, words):
     monkeypatch.chdir(tmp_path)

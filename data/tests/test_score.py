@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+import sora
 from data.evaluation import compare, judge, score
 from data.runtime.checkpoints import load_models
-from data.tests.conftest import call, near
+from data.tests.conftest import call, near, spy
 from sora import InputError
 
 
@@ -42,6 +43,10 @@ def test_score_writes_its_tables_and_compare_reads_them(ckpt, few_references, tm
     near(got["samples", "speed"], expected, 1e-6, "the mean of the differences, clip by clip, A - B")
     other = json.loads(paths[1].read_text()) | {"seed": 1}
     with pytest.raises(InputError, match="same --n and --seed"):
+        compare.paired(compare.read(paths[0]), other)
+    other = json.loads(paths[1].read_text())
+    other["data"][0] = 64
+    with pytest.raises(InputError, match="of different clips"):
         compare.paired(compare.read(paths[0]), other)
     paths[1].write_text("{}")
     with pytest.raises(InputError, match="score the checkpoint again"):
@@ -84,3 +89,12 @@ def test_a_folder_without_a_referee_says_so(ckpt, tmp_path, capsys):
     assert "no referee" in printed and "nearest" in printed, (
         f"expected a note and what needs no referee: {printed}")
     assert "legibility" not in (tmp_path / "c.score.json").read_text(), "three digits cannot be read"
+
+
+def test_the_future_is_predicted_with_the_steps_of_the_config(ckpt, monkeypatch):
+    models = load_models(ckpt)
+    config = replace(models.config, sample_steps=3)
+    calls = spy(monkeypatch, sora, "generate")
+    score.predict(config, *models[1:4], n=2)
+    steps = {keywords["steps"] for _, keywords, _ in calls}
+    assert steps == {3}, f"expected the 3 steps of the config, got {steps}"

@@ -37,6 +37,7 @@ def test_a_frame_vae_has_the_shapes_of_the_video_vae_and_sees_one_frame_only():
     with torch.no_grad():
         latent = vae.encode(video)
         assert latent.shape == (2, 8, 3, 2, 3) and vae.decode(latent).shape == video.shape
+        assert vae.decode(1000 * latent).abs().max() <= 1, "pixels beyond [-1,1]: the video VAE ends in a tanh"
         other = video.clone()
         other[:, :, 6] = -other[:, :, 6]                            # frame 6: the third of latent frame 1
         changed = (vae.encode(other) != latent).any(4).any(3).any(0)            # (channels,F)

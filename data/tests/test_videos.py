@@ -175,3 +175,13 @@ def test_the_middle_is_cut_out(tmp_path):
         assert got.shape == (1, *size, 3), f"expected {size}, got {got.shape}"
         inside = got[:, :, 1:-1]
         assert (inside == 200).all(), f"{size}: expected the bright middle third alone"
+
+
+def test_a_video_of_uneven_times_keeps_its_length_and_its_rate(tmp_path):
+    """A recording of a screen: ffmpeg says the mean rate, and would give frames at the finest division."""
+    uneven = ["-vf", "select='lt(n,8)+not(mod(n,8))',format=yuv420p", "-fps_mode", "vfr"]
+    encode(tmp_path / "x.mp4", counting(128, 16, 16), 64, *uneven)        # 2 seconds, 23 frames at most 1/64 apart
+    clip = open_clip(tmp_path / "x.mp4")
+    seconds = len(list(clip.frames)) / clip.rate
+    assert clip.rate < 30 and abs(seconds - 2) < 0.25, (
+        f"expected 2 seconds at the mean rate of about 12, got {seconds:.2f} at {clip.rate}")

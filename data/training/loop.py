@@ -35,13 +35,13 @@ def steps_to_do(run, total):
             run.log.write(run.stage, run.step, run.seconds, run.rank == 0)
         if keep:
             save(run)
+        if run.rank == 0 and (last or run.step % c.save_every == 0):
+            run.preview(run)
+            bar.unpause()                                           # a preview is no step: rates stay true
         if stop:
             if run.rank == 0:
                 print(f"\nstopped at {run.stage} step {run.step} and saved; go on with --resume")
             sys.exit(128 + stopped if stopped else 0)               # as a shell says it
-        if keep and run.rank == 0:
-            run.preview(run)
-            bar.unpause()                                           # a preview is no step: rates stay true
 
 
 @contextmanager

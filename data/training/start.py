@@ -37,6 +37,8 @@ def start(args, presets):
         raise InputError(f"--until {args.until}: expected 1 or more")
     machine.use_device(args.device)
     path = Path(args.out) / "sora.pt"
+    if args.resume and args.overwrite:
+        raise InputError("--resume goes on with a run, --overwrite loses it: leave one of them out")
     if args.resume:
         return resume(args, preset, path)
     if path.exists() and not args.overwrite:
@@ -236,6 +238,9 @@ def replacing_run(args):
     files = []
     if args.overwrite and os.environ.get("RANK", "0") == "0":       # the first of several processes
         files = [Path(args.out) / name for name in FILES]
+    if files and files[0].exists():                                 # what was aside is older than this
+        for file in files:
+            aside(file).unlink(missing_ok=True)
     try:
         yield
         for file in files:

@@ -2,7 +2,8 @@
 
     python3 -m data.weights.ship out/sora.pt --out data/weights/tiny.pt
 
-sample.py takes these if there is no out/sora.pt; `train.py --init data/weights/tiny.pt` goes on from them.
+sample.py takes these if there is no out/sora.pt; `train.py --init data/weights/tiny.pt --vae-steps 0` goes on
+from them.
 """
 import data  # first of all: it sets how the threads of torch wait
 
