@@ -1,5 +1,8 @@
 """What a new user meets: notes instead of silence, bars that move, names that are nearly right."""
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -234,3 +237,10 @@ def test_help_comes_in_groups(capsys):
         said = capsys.readouterr().out
         for title in titles:
             assert re.search(rf"^{title}.*:$", said, re.M), f"no group {title!r} in {said}"
+
+
+@pytest.mark.parametrize("name", ["clips/moving_mnist", "evaluation/ends", "studies/packing", "weights/ship"])
+def test_modules_run_by_their_path_from_any_folder(tmp_path, name):
+    path = Path(train.__file__).parent / "data" / f"{name}.py"
+    done = subprocess.run([sys.executable, path, "--help"], cwd=tmp_path, text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0 and "usage:" in done.stdout, f"{path} --help from another folder: {done.stderr[-300:]}"
