@@ -15,6 +15,8 @@ writes a real clip of held-out digits to look at or to extend, as npy, gif, mp4 
 caption (--help: other
 sizes, rules, numbers).
 """
+import data  # first of all: it sets how the threads of torch wait
+
 import gzip
 import math
 import zlib

@@ -9,6 +9,8 @@
 Timed in one run, in which the three take turns, a turn for each of --seeds: --steps steps of the transformer,
 forward, backward and update; latents are there before. Nothing is kept: it is soon done again.
 """
+import data  # first of all: it sets how the threads of torch wait
+
 import tempfile
 import time
 
