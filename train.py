@@ -252,8 +252,8 @@ def finish(run):
         samples = score.pictures(run.out / "samples.gif", c, run.vae, run.process, run.ema, c.seed, n=64,
                                  sources=run.sources, progress=True)
         said = score.verdict(c, run.vae, *samples, c.seed, run.sources, progress=True)
-    print(f"wrote {run.out / 'samples.gif'} and {ckpt}; try: python3 sample.py --ckpt {ckpt}")
     print(f"expected {run.expected or 'see README.md'}; got {said}")
+    print(f"wrote {run.out / 'samples.gif'} and {ckpt}; try: python3 sample.py --ckpt {ckpt}")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def test_a_picture_is_shown_once_and_first(make, copies, clip, tmp_path):
 def test_an_edited_clip_is_the_clip_if_there_is_no_noise(make, copies, clip):
     made = make("--edit", clip, "--strength", "0.001")
     assert len(made.video) == 16, f"expected a window of 16 of 20 frames, got {len(made.video)}"
-    assert "note: the first 16 of 20 frames are edited" in made.printed, (
+    assert "note: only the first 16 frames are edited" in made.printed, (
         f"the clip is longer than a window: expected a note, got {made.printed!r}")
     near = abs(made.video - copies.video[:16]).mean()
     assert near < 2, f"strength 0.001: expected next to no change, got {near:.1f} grey levels"
