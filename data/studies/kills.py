@@ -160,10 +160,11 @@ def run(folder, n, seed=0):
     begun = time.monotonic()
     ended(started(folder / "whole"))
     span = time.monotonic() - begun
-    results, left = [], n
+    results, left, tries = [], n, 0
     while left > 0:
-        out = folder / f"run{len(results)}"
-        places = hunt(out, min(left, KILLS), span, random.Random(seed + len(results)))
+        out = folder / f"run{tries}"                                # anew, also after one without a kill
+        places = hunt(out, min(left, KILLS), span, random.Random(seed + tries))
+        tries += 1
         found = differences(folder / "whole", out)
         print(f"killed {len(places)} times ({'; '.join(places)}): {', '.join(found) or 'no difference'}",
               flush=True)

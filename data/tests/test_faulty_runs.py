@@ -212,3 +212,17 @@ def test_what_an_older_run_left_aside_never_takes_the_place_of_a_newer(tmp_path,
     (tmp_path / "sora.pt").write_text("newer")
     said = complaint(capsys, train.main, "--out", tmp_path, "--overwrite", "--until", 0)
     assert "--until 0" in said and (tmp_path / "sora.pt").read_text() == "newer", "the newer run is lost"
+
+
+def test_a_run_that_ends_before_its_first_kill_is_followed_by_another(tmp_path, monkeypatch):
+    """With the same draws in the same folder it would end so again, for ever."""
+    hunted = []
+
+    def hunt(out, kills_, span, draw):
+        hunted.append((out, draw.random()))
+        return ["at a random time"] * (len(hunted) > 1)
+    for name, value in (("hunt", hunt), ("ended", lambda process: 0), ("started", lambda *_: None),
+                        ("differences", lambda *_: [])):
+        monkeypatch.setattr(kills, name, value)
+    assert len(kills.run(tmp_path, 1)) == 1
+    assert len(set(hunted)) == len(hunted) == 2, f"expected another folder and other draws, got {hunted}"
