@@ -27,8 +27,9 @@ def given_clip(path, config, size=None, still=False, keep_end=False, most=None, 
 
     Its frames are fitted to `size` (H,W), if there is one, and taken in time as in training: resampled
     to config.rate, and of these every config.stride-th. They are read one by one.
-    still: its first frame four times. most: how many frames to read at most; device: where they will go. Frames that do not fill a latent frame are cut off, at the end or,
-    with `keep_end`, at the start. Raises InputError if it is too short or of a size that cannot be.
+    still: its first frame four times. most: how many frames to read; device: where the clip will go.
+    Frames that do not fill a latent frame are cut off, at the end or, with `keep_end`, at the start.
+    Raises InputError if it is too short, too long for the memory, or of a size that cannot be.
     """
     opened = open_clip(path, size)
     check_size(path, config, size or (opened.height, opened.width))

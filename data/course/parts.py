@@ -60,7 +60,8 @@ PARTS = {
                "(B,L,D).",
         hint="index_select(1, frame) gives each token what belongs to its frame. Hand `lengths` on to "
              "self.attention. Keep modulations "
-             "in float32 (the residual stream is, under autocast). In `initialise` set weights to zero with nn.init.zeros_: modulations of "
+             "in float32 (the residual stream is, under autocast). In `initialise` set weights to zero "
+             "with nn.init.zeros_: modulations of "
              "all blocks and of the DiT, head.",
         minutes=20, points=6),
     5: Part(

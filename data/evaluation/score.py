@@ -236,7 +236,8 @@ def score(config, vae, dit, process, words, path, n=256, seed=0, mnist_test=None
     if prediction:
         show("frames 11 to 20", prediction)
     same = "height width frames channels digits digit_size rule data".split()   # what makes clips comparable
-    write_table(path, {"command": " ".join(sys.argv), "data": [getattr(config, name) for name in same], "n": n, "seed": seed, "mnist_test": mnist_test,
+    write_table(path, {"command": " ".join(sys.argv), "data": [getattr(config, name) for name in same],
+                       "n": n, "seed": seed, "mnist_test": mnist_test,
                        **sampling, "clips": clips, "prediction": prediction, "values": values, "captions": captions})
     print(f"\nwrote {path}")
     return {"n": n, "seed": seed, "clips": clips, "prediction": prediction, "values": values}
