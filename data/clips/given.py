@@ -40,8 +40,8 @@ def given_clip(path, config, size=None, still=False, keep_end=False, most=None, 
     for frame in itertools.islice(frames, 1 if still else most):
         kept.append(to_channels(frame, config.channels))
         height, width = frame.shape[:2]
-        check_memory(f"{path}: {len(kept)} frames of {height}x{width} or more, of which an estimate is made while "
-                     "they are read", clip_bytes(config, len(kept), height, width), device)
+        needed = clip_bytes(config, len(kept), height, width)
+        check_memory(f"{path}: {len(kept)} frames of {height}x{width} or more", needed, device)
     clip = to_float(np.stack(kept))
     if still:
         clip = clip.expand(-1, TIME, -1, -1)
