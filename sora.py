@@ -14,14 +14,14 @@ it, `extend` continues a video, one window after another; `connect` and `loop` f
 
 One letter for each axis:
     B clips of a batch      T video frames      F latent frames, each made of 4 video frames
-    H,W height and width in pixels              h,w in latent pixels      rows, columns in patches
+    H,W height and width in pixels              h,w in latent pixels      rows, columns of a grid
     channels of a video: 1 grey or 3 RGB        C channels of a latent    L tokens of a clip
     D width of the transformer                  p edge of a patch in latent pixels
 Noise levels run from 0 (clean) to N (only noise), integers, or reals in SiT. A sampler goes from t
 to s, the next lower one. The network is given t / N, in [0,1]. A "known" latent frame is given to it
 clean, not predicted. Papers: see README.md. "# >>> part 1" marks an exercise of data/course.
-In a hurry? Read sections 4 (the transformer), 5 (DDPM) and 8 (`generate`): a latent is a small video
-(B,C,F,h,w), of mean 0 and standard deviation 1, and section 3 makes tokens of it.
+In a hurry? Read sections 4 (the transformer), 5 (DDPM), `diffusion_loss` in 7 and `generate` in 8: a
+latent is a small video (B,C,F,h,w) of mean 0 and standard deviation 1; section 3 makes tokens of it.
 """
 import math
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class InputError(ValueError):
 
 
 # --------------------------------------------------------------------------------------------------
-# 1. Config: what the networks and the diffusion process are. train.py adds what a run needs.
+# 1. Config. Clips and sampling are added in data/runtime/config.py, how to train in train.py.
 
 def option(default, text):
     """A field of a config; `text` becomes the help of its flag on the command line of train.py."""
@@ -59,11 +59,11 @@ class Config:
     process: str = option("ddpm", "ddpm or sit")
     prediction: str = option("v", "what the network predicts with ddpm: v, eps or x0 (see DDPM)")
     noise_steps: int = option(1000, "N, the number of noise levels of ddpm")
-    known: float = option(0.5, "share of clips trained with some latent frames known")
-    anchors: float = option(0.5, "share of known end frames taken from far away in time (section 7)")
+    known: float = option(0.5, "share of clips in which latent frames may be known")
+    anchors: float = option(0.5, "share of known end frames that are anchors (section 7)")
     reach: int = option(96, "distance of the farthest anchors in video frames, a multiple of 4")
-    caption_drop: float = option(0.1, "share of clips trained without their caption, for guidance")
-    caption_drop_known: float = option(0.5, "the same share among clips with known frames")
+    caption_drop: float = option(0.1, "share of clips trained without caption (none known)")
+    caption_drop_known: float = option(0.5, "the same if frames are known")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ class CausalConv3d(nn.Conv3d):
     def __init__(self, c_in, c_out, kernel, stride=(1, 1, 1)):
         padding = (0, (kernel[1] - stride[1]) // 2, (kernel[2] - stride[2]) // 2)
         super().__init__(c_in, c_out, kernel, stride, padding)
-        self.frames_before = kernel[0] - stride[0]  # 0 in the encoder: it sees nothing of the past
+        self.frames_before = kernel[0] - stride[0]  # so that F' = F / stride; 0 in the encoder
 
     def forward(self, x, cache=None):  # (B,c_in,F,h,w) -> (B,c_out,F',h',w')
         if self.frames_before > 0:
@@ -90,7 +90,7 @@ class CausalConv3d(nn.Conv3d):
                 before = cache.get(self, before)
             x = torch.cat([before, x], dim=2)
             if cache is not None:
-                cache[self] = x[:, :, -self.frames_before:].clone()     # a view would keep all of x
+                cache[self] = x[:, :, -self.frames_before:].clone()     # a view holds all of x
         return super().forward(x)
 
 
@@ -144,7 +144,7 @@ class VideoVAE(nn.Module):
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1, 1))
 
     def muon_parameters(self):
-        """What Muon (section 7) trains: kernels (out,in,...), both ends too; Upsample's is (in,out)."""
+        """What Muon (section 7) trains: kernels (out,in,...). Upsample's is (in,out,...)."""
         return [layer.weight for layer in self.modules() if isinstance(layer, CausalConv3d)]
 
     def moments(self, video):
@@ -158,7 +158,7 @@ class VideoVAE(nn.Module):
         return mean, log_var.clamp(-20, 10)
 
     def encode(self, video):
-        """Video (B,channels,T,H,W) in [-1,1] -> latent (B,C,F,h,w): the mean, normalised."""
+        """Video (B,channels,T,H,W) in [-1,1] -> latent (B,C,F,h,w): mean of q, normalised."""
         return (self.moments(video)[0] - self.mean) / self.std
 
     def decode(self, latent, cache=None):
@@ -190,8 +190,8 @@ class VideoVAE(nn.Module):
 
 def vae_loss(vae, video, eps, kl_weight):
     """Squared error + kl_weight x KL(q || N(0,1)), means over pixels and over latent values. The
-    negative ELBO is sum(error) / (2 variance) + sum(KL) if the decoder is Gaussian with that variance,
-    so kl_weight is 2 variance x latent values / pixels. Returns (loss, squared error, KL)."""
+    negative ELBO is sum(error) / (2 variance) + sum(KL) and a constant (decoder: Gaussian of this
+    variance), so kl_weight is 2 variance x latent values / pixel values. Returns loss, error, KL."""
     reconstruction, mean, log_var = vae(video, eps)
     error = (reconstruction - video).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
@@ -224,8 +224,8 @@ def unpatchify(tokens, p, F, h, w):
 
 
 def token_positions(frame_positions, rows, columns):
-    """From the times of latent frames (B,F): positions (B,L,3) of the tokens, that is frame, row and
-    column, and distances (L,4) to the four walls, the picture's edges, which RoPE cannot tell."""
+    """From the positions of latent frames in time (B,F): those of tokens (B,L,3), that is frame, row
+    and column, and distances (L,4) to the four walls, the picture's edges, which RoPE cannot tell."""
     cells = torch.arange(rows * columns, device=frame_positions.device)
     y, x = cells // columns, cells % columns
     walls = torch.stack([y, rows - 1 - y, x, columns - 1 - x], dim=-1)          # (rows·columns,4)
@@ -235,7 +235,7 @@ def token_positions(frame_positions, rows, columns):
 
 
 def sinusoid(x, dim, max_period):
-    """x (...) -> (...,dim): cosines and sines at wavelengths from 2 pi to almost 2 pi max_period."""
+    """x (...) -> (...,dim): cosines and sines at wavelengths from 2 pi towards 2 pi max_period."""
     exponents = torch.arange(dim // 2, device=x.device) / (dim // 2)            # Transformer, 3.5
     angles = x[..., None] * max_period ** -exponents
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
@@ -243,9 +243,9 @@ def sinusoid(x, dim, max_period):
 
 def rope_angles(positions, head_dim):
     """Cosines and sines (B,L,1,head_dim/2) of the angles by which `rotate` turns pairs of channels.
-    As in RoPE (eq. 15), but on three axes: a quarter of the pairs rotates with f, three eighths
+    As in RoPE (eq. 15), but on three axes: about a quarter of the pairs rotates with f, three eighths
     with y and as many with x. Base 100, not 10,000: with 32 channels, the fastest of the 6 pairs of y
-    turns by 1 radian a patch, the slowest by 1 in 46 patches."""
+    turns by 1 radian a patch, the slowest by 1 radian in 46 patches."""
     pairs = head_dim // 2
     n_space = 3 * pairs // 8
     n_time = pairs - 2 * n_space
@@ -275,7 +275,7 @@ def rotate(x, rope):
 # clean and noisy frames can stand in one clip: this is what all of section 8 builds on.
 
 def norm(x):
-    """LayerNorm over the last axis without learned scale and shift: adaLN has them, or a gain."""
+    """LayerNorm over the last axis without learned scale and shift: adaLN supplies them."""
     return nnf.layer_norm(x, x.shape[-1:])
 
 
@@ -287,8 +287,8 @@ def modulate(x, shift, scale):
 class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys (QK-norm, ViT-22B) and RoPE.
     Normalised vectors have the length sqrt(head_dim), so a logit q·k / sqrt(head_dim) is at most
-    that: 5.7 for 32 channels. Beside hundreds of tokens with logit 0 even this one gets half of the
-    attention at most, so each head learns a gain, at first 2."""
+    that: 5.7 for 32 channels. With this logit, and 0 for 300 others, a token gets only half of the
+    attention. To make it sharper, each head learns a gain on its queries, at first 2."""
 
     def __init__(self, dim, heads):
         super().__init__()
@@ -323,7 +323,7 @@ class DiTBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x, condition, frame, rope, lengths=None):
-        """x (B,L,D); condition (B,F,D) of each latent frame; frame (L,): the one a token is in."""
+        """x (B,L,D); condition (B,F,D) of each latent frame; frame (L,): of each token."""
         # >>> part 4
         modulation = self.modulation(nnf.silu(condition)).float()               # (B,F,6D)
         modulation = modulation.index_select(1, frame)                          # (B,L,6D)
@@ -364,7 +364,7 @@ class DiT(nn.Module):
         for block in self.blocks:
             nn.init.zeros_(block.modulation.weight)         # adaLN-Zero: gates 0, blocks do nothing
         nn.init.zeros_(self.modulation.weight)              # the last shift and scale do nothing
-        nn.init.zeros_(self.head.weight)             # the network predicts 0; the head learns first
+        nn.init.zeros_(self.head.weight)             # predict 0; in step 1 only the head learns
         # <<<
 
     def muon_parameters(self):
@@ -373,7 +373,7 @@ class DiT(nn.Module):
                 for layer in (block.attention.qkv, block.attention.out, block.mlp[0], block.mlp[2])]
 
     def forward(self, x, t, caption, positions=None):
-        """x (B,C,F,h,w) noisy latents, t (B,F) their noise levels in [0,1] -> predictions (B,C,F,h,w).
+        """x (B,C,F,h,w) noisy latents, t (B,F) their levels / N, in [0,1] -> predictions (B,C,F,h,w).
         caption: word ids (B,F,words), or (B,words), the same for all latent frames.
         positions (B,F): where each latent frame is in time. None: one after the other from 0."""
         _, _, F, h, w = x.shape
@@ -438,10 +438,10 @@ def packed_attention(q, k, v, lengths):
 #     q_sample(x0, t, eps)             the noisy latent x_t
 #     target(x0, eps, t)               what the network has to predict at level t
 #     schedule(steps, strength)        levels of a sampler, from strength x N (section 8) down to 0
-#     samplers                         names of its methods (model, x, t, s, caption, randn) -> x_s
+#     samplers                         names of its steps (model, x, t, s, caption, randn) -> x_s
 # Levels t and s are (B,F), one for each latent frame: integers here, and level 0 is the data.
-# `generate` has told the model the positions already, and puts known frames back after each step:
-# they have t = s = 0, of which a step may make NaN (0/0).
+# The `model` of a sampler needs no positions: `generate` has bound them. It puts known frames back
+# after each step: they have t = s = 0, for which a step may compute NaN (0/0).
 
 def per_frame(value):
     """A value for each latent frame (B,F), shaped to multiply a latent (B,C,F,h,w)."""
@@ -466,7 +466,7 @@ class DDPM:
 
     def draw_levels(self, shape, generator=None, device=None):
         """Levels in 1..N: N x sigmoid(normal), as in Stable Diffusion 3 (eq. 19). Most is learned in
-        the middle: near N there is almost nothing to be seen, and near 0 almost nothing to be done."""
+        the middle: near N there is almost nothing to be seen, and near 0 almost nothing to remove."""
         normal = torch.randn(shape, generator=generator, device=device)
         return (self.N * normal.sigmoid()).ceil().long().clamp(1, self.N)
 
@@ -491,7 +491,7 @@ class DDPM:
 
     def target(self, x0, eps, t):
         """What the network has to predict: eps, x0 or v (Salimans & Ho, section 4). v is about eps
-        where x_t is about x0, and -x0 where x_t is about eps: never what can be read off x_t."""
+        where x_t is about x0, and -x0 where x_t is about eps: always the part that x_t hides."""
         # >>> part 6
         signal, noise = self.signal_noise(t)
         return {"v": signal * eps - noise * x0, "eps": eps, "x0": x0}[self.prediction]
@@ -505,7 +505,7 @@ class DDPM:
         if self.prediction == "v":  # solved with signal^2 + noise^2 = 1
             return signal * x - noise * output, noise * x + signal * output
         x0 = output
-        if self.prediction == "eps":  # at t = N the signal is 5e-5: dividing blows up any error
+        if self.prediction == "eps":  # at t = N = 1000 the signal is 5e-5: it blows up any error
             x0 = ((x - noise * output) / signal).clamp(-5, 5)       # 5 standard deviations
         return x0, (x - signal * x0) / noise                        # an eps that fits this x0
         # <<<
@@ -531,7 +531,7 @@ class DDPM:
         # <<<
 
     def ddim(self, model, x, t, s, caption, randn=torch.randn_like):
-        """DDIM eq. 12 with eta = 0: re-noises the estimated x0 with the estimated eps."""
+        """DDIM eq. 12 with sigma = 0: re-noises the estimated x0 with the estimated eps."""
         # >>> part 8
         x0, eps = self.predict(model, x, t, caption)
         return self.q_sample(x0, s, eps)
@@ -539,8 +539,8 @@ class DDPM:
 
 
 # --------------------------------------------------------------------------------------------------
-# 6. SiT, optional: the same transformer, but data and noise are joined by straight lines, and the
-# network learns their mean velocity in x_t at t; backward in t it carries noise to data (flow matching).
+# 6. SiT, optional: the same transformer, but data and noise are joined by straight lines. The network
+# learns the mean velocity of all lines through x_t; backward in t it leads from noise to data.
 
 class SiT:
     """The linear interpolant x_t = (1 - t) x0 + t eps, t in [0,1] (Ma et al. 2024)."""
@@ -569,13 +569,13 @@ class SiT:
         # <<<
 
     def euler(self, model, x, t, s, caption, randn=torch.randn_like):
-        """One step along the velocity at the start: error of order 1."""
+        """One step along the velocity at the start: after all steps, an error of order 1."""
         # >>> part 9
         return x + per_frame(s - t) * model(x, t, caption)
         # <<<
 
     def heun(self, model, x, t, s, caption, randn=torch.randn_like):
-        """A step along the mean of the velocities at both ends: error of order 2."""
+        """A step along the mean of the velocities at both ends: of order 2."""
         # >>> part 9
         velocity = model(x, t, caption)
         at_end = model(x + per_frame(s - t) * velocity, s, caption)
@@ -591,12 +591,12 @@ def draw_windows(config, B, F, generator=None):
     """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
     both. A known first (last) one may be an anchor, from before (after) the window, so that `extend`
-    can go on showing how a video began. That may just have left the window, or be 500 latent frames
-    ago, which no training clip is long enough to practise. So with reach 96, an anchor is really 0 to
+    can go on showing how a video began. In a long video that was 1 or 500 latent frames ago, and no
+    training clip is as long, so the distance must not matter: with reach 96, the frame shown is 0 to
     24 latent frames farther away than a neighbour, and the network is always told that it is 24.
     Returns, on the CPU: known (B,F) bool; positions (B,F), the time of each latent frame as told to
-    the network; frames (B,4F), the video frames to show, 0 being the window's first (an anchor's can
-    be negative)."""
+    the network; frames (B,4F), numbers of the video frames to show, from the window's first on (an
+    anchor's lie before 0, or behind 4F - 1)."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
         return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()
 
@@ -604,7 +604,7 @@ def draw_windows(config, B, F, generator=None):
     n_last = whole(0, F - 1 - n_first)
     index = torch.arange(F)
     known = (index < n_first[:, None]) | (index >= F - n_last[:, None])
-    mirrored = torch.rand(B, 1, generator=generator) < 0.5          # else n_last tends to be less
+    mirrored = torch.rand(B, 1, generator=generator) < 0.5          # n_last is smaller on average
     known = torch.where(mirrored, known.flip(1), known)
     known &= torch.rand(B, 1, generator=generator) < config.known
     positions = index.repeat(B, 1)
@@ -622,8 +622,8 @@ def draw_windows(config, B, F, generator=None):
 def draw_noise(process, config, shape, known, caption, generator=None):
     """The other random parts of a training step, on latents of `shape` (B,C,F,h,w).
     Returns t (B,F), one level for the unknown frames of a clip, 0 for known ones; the noise eps; and
-    the caption, set to 0 (none) in some clips: in more of those with known frames, which show what
-    the caption says, so that videos go on well without a caption, too."""
+    the caption, set to 0 (none) in some clips, more often if frames are known: they show already
+    what the caption says, and so the network learns to go on without one."""
     B, device = shape[0], known.device
     # >>> part 11
     t = torch.where(known, 0, process.draw_levels((B, 1), generator, device))   # (B,F)
@@ -666,7 +666,7 @@ def newton_schulz(matrices, steps=5):
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)            # none is above 1 now
     square = x @ x.mT                                                          # (n,rows,rows)
     identity = torch.eye(square.shape[1], device=x.device)
-    product = identity
+    product = identity                                  # of all steps so far; square is their x x^T
     for _ in range(steps):
         step = a * identity + b * square + c * (square @ square)
         product = step @ product
@@ -677,8 +677,8 @@ def newton_schulz(matrices, steps=5):
 
 class Muon(torch.optim.Optimizer):
     """Momentum, with every update made orthogonal (Jordan et al. 2024): all directions of a matrix
-    change by the same amount, and a few large ones cannot drown the rest. The RMS of a step is 0.2 lr,
-    as AdamW's in practice (Liu et al. 2025). Kernels are flattened to (outputs, all else)."""
+    change about equally, and a few large ones cannot drown the rest. The RMS of a step is 0.2 lr,
+    about AdamW's (Liu et al. 2025: 0.2 to 0.4). Kernels are flattened to (outputs, all else)."""
 
     def __init__(self, params, lr, momentum=0.95):
         super().__init__(params, dict(lr=lr, momentum=momentum))
@@ -726,8 +726,8 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
     caption: word ids (B,words), or (B,F,words), one for each latent frame
     positions (F,): where each latent frame is in time; None: one after the other from 0
     sampler: one of process.samplers, None: the first; guidance: see `guided`, 1 is none
-    strength in (0,1]: begin with the unknown frames of `latent`, noised to level strength x N,
-        instead of with noise alone (SDEdit); the less noise, the more is kept of them
+    strength in (0,1]: below 1, begin with the unknown frames of `latent`, noised to level
+        strength x N, instead of with noise alone (SDEdit); less noise keeps more of them
     randn(x): draws normal noise like x; hand in your own to give each clip a seed of its own"""
     if steps < 1 or not 0 < strength <= 1:
         raise InputError(f"steps {steps}, strength {strength}: expected 1 or more, and (0,1]")
@@ -741,10 +741,10 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
 
     denoiser = guided(model_here, guidance)
     step = getattr(process, sampler or process.samplers[0])
-    levels = process.schedule(steps, strength, latent.device)       # up to steps + 1
+    levels = process.schedule(steps, strength, latent.device)       # at most steps + 1
     # >>> part 11
     unknown = ~known.expand(B, F)
-    levels = levels[:, None, None] * unknown                        # (steps+1,B,F), 0 where known
+    levels = levels[:, None, None] * unknown                        # (levels,B,F), 0 where known
     x = randn(latent)                                               # noise
     if strength < 1:
         x = process.q_sample(latent, levels[0], x)
@@ -767,9 +767,9 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
     window: latent frames sampled jointly, of which up to `context` are the newest of the past
     anchor: 0 (none), or config.reach / 4: when the context has lost the video's first latent frame,
         each window begins with it at position -anchor, as in training, so that it is not forgotten.
-    backward: `past` is what comes afterwards; yields what is before it, in reverse order
-    sampling: goes to `generate`"""
-    most = window - 1 - (anchor > 0)
+    backward: `past` is what comes afterwards; yields what is before it. Captions and what is yielded
+        are in reverse order, the anchor is the last frame, at +anchor. sampling: for `generate`"""
+    most = window - 1 if anchor == 0 else window - 2                # at least one frame is new
     if not 0 <= context <= most:
         raise InputError(f"context of {context} latent frames: expected 0 to {most} in this window")
     # >>> part 12
@@ -781,13 +781,13 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
         recent = recent[:, :, max(recent.shape[2] - context, 0):]
         known, n_recent = recent, recent.shape[2]
         positions = torch.arange(window, device=past.device)
-        shown = positions + made - n_recent                       # their numbers in the video
+        shown = positions + made - n_recent                     # which frames of the video these are
         if anchor and made > n_recent:
             # For example window 4, context 2, made 10: instead of frames 8 9 10 11 at positions
             # 0 1 2 3, the window shows 0 8 9 10 at positions -anchor 1 2 3; 10 is new.
             known = torch.cat([first, recent], dim=2)
             shown = torch.cat([shown.new_zeros(1), shown[:-1]])
-            positions[0] = -anchor                                  # the others stay 1, 2, ...
+            positions[0] = -anchor                              # the others stay 1, 2, ...
         n = known.shape[2]
         B, C, _, h, w = known.shape
         latent = torch.cat([known, known.new_zeros(B, C, window - n, h, w)], dim=2)
@@ -795,7 +795,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
         words = caption
         if caption.ndim == 3:
             words = caption[:, shown.clamp(max=caption.shape[1] - 1)]           # (B,window,words)
-        if backward:  # the window stays reversed: positions alone tell the network what comes first
+        if backward:  # the window stays reversed: only positions tell the network what comes first
             positions = -positions
         new = generate(model, process, latent, is_known, words, positions, **sampling)[:, :, n:]
         yield new
@@ -815,7 +815,7 @@ def take(windows, frames):
 
 def connect(model, process, before, after, gap, caption, window, context, anchor=0, **sampling):
     """The `gap` latent frames that lead from one clip to another, (B,C,gap,h,w); caption (B,words).
-    The last window has max(context // 2, 1) known frames on either side, half a context, and fills
+    The last window has up to max(context // 2, 1) known frames on either side, no anchor, and fills
     the room between. If the gap is longer than this room, `before` is extended first."""
     side = max(context // 2, 1)
     room = window - 2 * side
@@ -836,8 +836,8 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 
 
 def loop(model, process, empty, frames, caption, window, context, anchor=0, **sampling):
-    """Latents that end where they began, (B,C,frames,h,w): samples a window, then fills the way back
-    from its end to its beginning. A loop shorter than window + room uses only a part of the window.
+    """Latents whose end leads back to their beginning, (B,C,frames,h,w): samples a window (short
+    loops keep a part of it), then fills the way from its end to its beginning.
     The decoder looks back, so decode the loop twice in a row and keep the second half, which begins
     with the end in view. empty: (B,C,0,h,w)."""
     room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once

@@ -6,8 +6,8 @@
     python3 train.py --data FOLDER --out out/mine     your own clips (data/clips/README.md)
     torchrun --nproc_per_node=4 train.py ...          the same run on four GPUs
 
-Writes out/sora.pt (Ctrl-C saves, --resume goes on), out/log.csv with a plot log.png, out/preview.gif
-and all previews side by side in growth.png, and at the end out/samples.gif.
+Writes out/sora.pt (Ctrl-C saves, --resume goes on), out/log.csv with a plot log.png (if matplotlib is
+there), out/preview.gif, a frame of each preview side by side in growth.png, and at the end out/samples.gif.
 """
 import data  # first of all: it sets how the threads of torch wait
 
@@ -38,12 +38,12 @@ class TrainConfig(ClipConfig):
     vae_steps: int = option(2000, "training steps of the VAE (0, with --init only: it stays as it is)")
     vae_batch: int = option(8, "clips in a step of the VAE")
     vae_kl: float = option(1e-4, "weight of the KL term against the squared error")
-    vae_muon: float = option(6e-3, "peak learning rate of the VAE's kernels (Muon; 0: AdamW instead)")
-    vae_lr: float = option(2e-3, "peak learning rate of the rest of the VAE (AdamW)")
+    vae_muon: float = option(6e-3, "first learning rate of the VAE's kernels (Muon; 0: AdamW instead)")
+    vae_lr: float = option(2e-3, "first learning rate of the rest of the VAE (AdamW)")
     steps: int = option(600, "training steps of the transformer")
     batch: int = option(32, "clips in a step of the transformer")
-    muon: float = option(1.5e-2, "peak learning rate of attention and MLP matrices (Muon; 0: AdamW instead)")
-    lr: float = option(2e-3, "peak learning rate of the rest of the transformer (AdamW)")
+    muon: float = option(1.5e-2, "first learning rate of attention and MLP matrices (Muon; 0: AdamW)")
+    lr: float = option(2e-3, "first learning rate of the rest of the transformer (AdamW)")
     ema: float = option(0.995, "decay a step of the averaged weights that sampling uses")
     seed: int = option(0, "of everything random")
     log_every: int = option(20, "steps between two lines of the log")
@@ -62,7 +62,7 @@ PRESETS = {
     "steered": TrainConfig(rule="steered", vae_steps=0, steps=1800, muon=5e-3, known=0.9, anchors=0.8,
                            caption_drop_known=0.1),
 }
-EXPECTED = {"tiny": "at least 27 dB and 85 %"}                      # at the end
+EXPECTED = {"tiny": "at least 27 dB and 85 %"}                      # what a finished run prints
 PURPOSES = ("windows", "clips", "noise", "statistics")              # each step draws numbers for these
 
 
@@ -87,7 +87,7 @@ def parse(argv=None):
                           ("training", TrainConfig)):
         group = parser.add_argument_group(f"{title} (in brackets: tiny)")
         for item in fields(config):
-            if item.name not in grouped:                            # of ClipConfig what Config has not
+            if item.name not in grouped:                            # each class adds to the one before
                 grouped.add(item.name)
                 flag, kind = f"--{item.name.replace('_', '-')}", item.type
                 text = f"{item.metadata['help']} ({item.default})".replace("%", "%%")
@@ -100,7 +100,7 @@ def parse(argv=None):
 def rng(run, step, purpose, shape=0, device="cpu"):
     """A generator for one purpose in one step. So a run can stop anywhere, go on, and draw the same."""
     numbers = (run.config.seed, STAGES.index(run.stage), step, PURPOSES.index(purpose), shape)
-    seed = int(SeedSequence(numbers).generate_state(1, "uint64")[0] >> 1)       # a signed 64-bit number
+    seed = int(SeedSequence(numbers).generate_state(1, "uint64")[0]) >> 1       # a signed 64-bit number
     return torch.Generator(device).manual_seed(seed)
 
 
@@ -115,7 +115,7 @@ def train_vae(run):
     c, model = run.config, run.models["vae"]
     for step in steps_to_do(run, c.vae_steps):
         video, eps = draw_clips(run, step)
-        for i, n in run.parts:                                      # this process's parts of the batch
+        for i, n in run.parts:                                      # part i of n: every n-th clip from i on
             with machine.autocast(run.device):
                 loss, error, kl = vae_loss(model, video[i::n], eps[i::n], c.vae_kl)
             (loss / run.args.accumulate).backward()
@@ -138,14 +138,14 @@ def train_dit(run):
     weights, averages = list(run.dit.parameters()), list(run.ema.parameters())
     for step in steps_to_do(run, c.steps):
         groups = [draw_group(run, step, shape) for shape in range(len(run.mix))]
-        for i, n in run.parts:                                      # this process's parts of the batch
+        for i, n in run.parts:                                      # part i of n: every n-th clip from i on
             loss, levels = dit_loss(run, model, groups, i, n)
-            (loss * run.world).backward()                           # the mean over processes is taken
+            (loss * run.world).backward()                           # a share; DDP takes the processes' mean
             run.log.add(1 / n, loss=loss * n)
             for level in levels:
                 run.log.add_levels(*level)
         update(run, run.dit, step / c.steps, (c.lr, c.muon))
-        decay = min(c.ema, (step + 1) / (step + 10))                # a young average forgets faster
+        decay = min(c.ema, (step + 1) / (step + 10))                # early: forget the initial weights soon
         with torch.no_grad():
             torch._foreach_lerp_(averages, weights, 1 - decay)
 
@@ -155,7 +155,7 @@ def draw_group(run, step, shape):
     source, n = run.mix[shape]
     windows = rng(run, step, "windows", shape)
     known, positions, frames = draw_windows(run.config, n, source.frames // TIME, windows)
-    if source.frames <= TIME:                                       # an image: one frame, four times
+    if source.frames <= TIME:                                       # an image: its frame, four times
         frames = frames[:, :1].expand(-1, TIME)
     video, caption = source.clips(n, rng(run, step, "clips", shape), frames)
     known, positions = known.to(run.device), positions.to(run.device)
@@ -186,7 +186,7 @@ def dit_loss(run, model, groups, i, n):
 
 @torch.no_grad()
 def probe(run):
-    """The loss of the next step's first part: what the present weights are worth, before they are saved."""
+    """The loss of the next step's first part, with the present weights: if it is not finite, do not save."""
     n = len(run.parts) * run.world
     if run.stage == "dit":
         groups = [draw_group(run, run.step, shape) for shape in range(len(run.mix))]
@@ -197,7 +197,8 @@ def probe(run):
 
 
 def update(run, net, progress, peaks):
-    """Clips the gradient and takes a step of every optimizer. Rates: warm up, then straight down to 0."""
+    """Clips the gradient and takes a step of every optimizer. Rates fall straight to 0,
+    and in the first 50 steps they are smaller still, to warm up."""
     norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     run.log.add(1 / run.world, grad_norm=norm)
     factor = min(1, (run.step + 1) / 50) * (1 - progress)

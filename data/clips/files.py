@@ -182,7 +182,8 @@ def write_clip(path, videos, fps=12, scale=1, columns=None):
     """Writes clips (B,c,T,H,W) that are all there already; see ClipWriter."""
     writer = ClipWriter(path, videos.shape[2], fps, scale, columns)
     with putting_in_place(writer.part, path):
-        writer.write(videos)
+        for piece in videos.split(64, dim=2):                       # enlarged, all at once may be too much
+            writer.write(piece)
         writer.close()
 
 

@@ -56,7 +56,7 @@ def obeys(video, keys):
 
     It moves at least half a pixel that way, from the frame before to the last of the four, or it meets the
     wall on that side: comes within one and a half pixels of the farthest that the video's digit ever
-    gets. Latent frames without a key do not count, nor does the first."""
+    gets, if it gets around at all. Latent frames without a key do not count, nor does the first."""
     centre = centre_of(ink_of(video))                               # (n,4F,2)
     low = centre.quantile(0.01, dim=1)[:, None]                     # (n,1,2)
     high = centre.quantile(0.99, dim=1)[:, None]
@@ -65,8 +65,9 @@ def obeys(video, keys):
     towards = DIRECTIONS[key]                                       # (n,F-1,2)
     step = windows[..., -1] - windows[..., 0]
     moved = (step * towards).sum(-1) > MOVED
-    at_high = (windows.amax(-1) > high - NEAR) & (towards > 0)
-    at_low = (windows.amin(-1) < low + NEAR) & (towards < 0)
+    roams = high - low > 4 * NEAR
+    at_high = roams & (windows.amax(-1) > high - NEAR) & (towards > 0)
+    at_low = roams & (windows.amin(-1) < low + NEAR) & (towards < 0)
     right = moved | at_high.any(-1) | at_low.any(-1)                # (n,F-1)
     return right.float().masked_fill(key == GLIDE, float("nan")).nanmean(1)
 

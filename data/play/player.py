@@ -48,7 +48,7 @@ def play(models, args, **sampling):
             sys.stdout.write(BEGIN)
             show(world, caption, typed, shown, args.frames, args.fps or FPS)
     finally:
-        sys.stdout.write(END)
+        print(END, flush=True)                  # now: what is said next must not go with the other screen
         seconds = time.monotonic() - begun
         if shown and args.out:
             write_clip(args.out, torch.cat(shown, dim=2), args.fps or FPS, args.scale or 4)
@@ -66,7 +66,7 @@ def show(world, caption, typed, shown, frames, fps):
             for i, pixels in enumerate(to_pixels(shown[-1][0])):
                 if i == 1:                      # now the next four begin: there is time for three frames
                     text = typed()
-                    if re.search("[qQ\x03]", text):                # Ctrl-C, where it is not a signal
+                    if {"q", "Q", "\x03"} & set(PRESS.findall(text)):      # Ctrl-C, where it is no signal
                         return
                     key = newest_key(text)
                     coming = worker.submit(world.step, caption(key))

@@ -47,6 +47,9 @@ def keyboard():
     before = termios.tcgetattr(sys.stdin)
     try:
         tty.setcbreak(sys.stdin)                # each key at once, without an echo; Ctrl-C still interrupts
+        settings = termios.tcgetattr(sys.stdin)
+        settings[6][termios.VSUSP] = bytes([os.fpathconf(sys.stdin.fileno(), "PC_VDISABLE")])
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, settings)     # no Ctrl-Z: the shell would get our screen
         yield typed
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSAFLUSH, before)

@@ -79,7 +79,7 @@ def join_processes(device):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
         nccl = device.startswith("cuda") and dist.is_nccl_available()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo")
     return dist.get_rank(), dist.get_world_size()
 
 

@@ -96,6 +96,15 @@ def test_what_counts_as_obeying(name, four, key, expected):
     assert got == expected, f"{name}, told {key}: expected {expected}, got {got}"
 
 
+def test_who_stands_still_obeys_nobody():
+    """Its place is the farthest that it ever gets, but no wall."""
+    video = torch.full((1, 1, 32, 32, 32), -1.0)
+    video[..., 14:18, 14:18] = 1
+    for name in ("up", "down", "left", "right"):
+        got = obeys(video, torch.full((1, 8), NAMES.index(name))).item()
+        assert got == 0, f"a digit that never moves, told {name}: expected 0, got {got}. It meets no wall"
+
+
 # --- the same past, another key -----------------------------------------------------------------------
 
 @pytest.fixture(scope="module")

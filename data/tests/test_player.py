@@ -147,6 +147,30 @@ def test_a_window_made_smaller_ends_the_game_and_keeps_it(steered, monkeypatch, 
     assert terminal.END in capsys.readouterr().out, "the screen was not given back"
 
 
+def test_the_screen_is_given_back_before_anything_is_said(steered, monkeypatch):
+    """Else the complaint is written to the player's screen, and goes with it."""
+    events = []
+
+    class Screen(io.StringIO):
+        def write(self, text):
+            events.append(text)
+
+        def flush(self):
+            events.append("flush")
+
+    def check(height, width):
+        if terminal.BEGIN in events:
+            raise InputError("this window has become too small")
+
+    monkeypatch.setattr(player, "check_terminal", check)
+    monkeypatch.setattr(player, "keyboard", lambda: contextlib.nullcontext(lambda: ""))
+    args = parse("", ["--play", "--prompt", "5", "--ckpt", str(steered), "--fps", "200"])
+    with torch.no_grad(), contextlib.redirect_stdout(Screen()), pytest.raises(InputError):
+        player.play(load_models(steered), args)
+    after = events[events.index(terminal.END):]
+    assert "flush" in after, f"expected the old screen at once, got {after} after the end"
+
+
 # --- in a pseudo-terminal -----------------------------------------------------------------------------
 
 def in_terminal(flags, typing, columns=80, lines=24, **env):
@@ -188,7 +212,8 @@ def in_terminal(flags, typing, columns=80, lines=24, **env):
 def test_playing_in_a_terminal(steered, tmp_path):
     """Keys in, frames out, a recording of what was shown, and the terminal as it was."""
     flags = ["--ckpt", steered, "--prompt", "5", "--out", tmp_path / "game.npy", "--scale", 1]
-    typing = [(24, b"\x1b[C"), (36, b"w"), (48, b"q")]
+    ignored = b"\x1a\x1bOQ"                                         # Ctrl-Z, which would stop it, and F2
+    typing = [(24, b"\x1b[C"), (30, ignored), (36, b"w"), (48, b"q")]
     code, said, as_before = in_terminal(flags, typing, COLORTERM="truecolor")
     assert code == 0 and as_before, f"exit code {code}, settings as before: {as_before}: {said[-300:]!r}"
     assert said.startswith(terminal.BEGIN) and terminal.END in said, "expected another screen, and the old one"
