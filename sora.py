@@ -20,8 +20,8 @@ One letter for each axis:
 Noise levels run from 0 (clean) to N (only noise), integers, or reals in SiT. A sampler goes from t
 to s, the next lower one. The network is given t / N, in [0,1]. A "known" latent frame is given to it
 clean, not predicted. Papers: see README.md. "# >>> part 1" marks an exercise of data/course.
-In a hurry? Read sections 4 (the transformer), 5 (DDPM), `diffusion_loss` in 7 and `generate` in 8: a
-latent is a small video (B,C,F,h,w) of mean 0 and standard deviation 1; section 3 makes tokens of it.
+In a hurry? Read sections 4 (the transformer), 5 (DDPM), `diffusion_loss` in 7, `generate` in 8. A
+latent is a small video (B,C,F,h,w) of mean 0 and standard deviation 1; section 3 makes its tokens.
 """
 import math
 from dataclasses import dataclass, field
@@ -224,8 +224,8 @@ def unpatchify(tokens, p, F, h, w):
 
 
 def token_positions(frame_positions, rows, columns):
-    """From the positions of latent frames in time (B,F): those of tokens (B,L,3), that is frame, row
-    and column, and distances (L,4) to the four walls, the picture's edges, which RoPE cannot tell."""
+    """From positions of latent frames in time (B,F): those of tokens (B,L,3), that is frame, row and
+    column, and distances (L,4) to the four walls, the picture's edges, which RoPE cannot tell."""
     cells = torch.arange(rows * columns, device=frame_positions.device)
     y, x = cells // columns, cells % columns
     walls = torch.stack([y, rows - 1 - y, x, columns - 1 - x], dim=-1)          # (rows·columns,4)
@@ -243,7 +243,7 @@ def sinusoid(x, dim, max_period):
 
 def rope_angles(positions, head_dim):
     """Cosines and sines (B,L,1,head_dim/2) of the angles by which `rotate` turns pairs of channels.
-    As in RoPE (eq. 15), but on three axes: about a quarter of the pairs rotates with f, three eighths
+    RoPE (eq. 15), but on three axes: about a quarter of the pairs rotates with f, three eighths
     with y and as many with x. Base 100, not 10,000: with 32 channels, the fastest of the 6 pairs of y
     turns by 1 radian a patch, the slowest by 1 radian in 46 patches."""
     pairs = head_dim // 2
@@ -373,7 +373,7 @@ class DiT(nn.Module):
                 for layer in (block.attention.qkv, block.attention.out, block.mlp[0], block.mlp[2])]
 
     def forward(self, x, t, caption, positions=None):
-        """x (B,C,F,h,w) noisy latents, t (B,F) their levels / N, in [0,1] -> predictions (B,C,F,h,w).
+        """x (B,C,F,h,w) noisy latents, t (B,F) their levels / N -> predictions (B,C,F,h,w).
         caption: word ids (B,F,words), or (B,words), the same for all latent frames.
         positions (B,F): where each latent frame is in time. None: one after the other from 0."""
         _, _, F, h, w = x.shape
@@ -466,7 +466,7 @@ class DDPM:
 
     def draw_levels(self, shape, generator=None, device=None):
         """Levels in 1..N: N x sigmoid(normal), as in Stable Diffusion 3 (eq. 19). Most is learned in
-        the middle: near N there is almost nothing to be seen, and near 0 almost nothing to remove."""
+        the middle: near N there is almost nothing to be seen, near 0 almost nothing to remove."""
         normal = torch.randn(shape, generator=generator, device=device)
         return (self.N * normal.sigmoid()).ceil().long().clamp(1, self.N)
 
@@ -539,7 +539,7 @@ class DDPM:
 
 
 # --------------------------------------------------------------------------------------------------
-# 6. SiT, optional: the same transformer, but data and noise are joined by straight lines. The network
+# 6. SiT, optional: the same transformer, but straight lines join data and noise. The network
 # learns the mean velocity of all lines through x_t; backward in t it leads from noise to data.
 
 class SiT:
@@ -592,7 +592,7 @@ def draw_windows(config, B, F, generator=None):
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
     both. A known first (last) one may be an anchor, from before (after) the window, so that `extend`
     can go on showing how a video began. In a long video that was 1 or 500 latent frames ago, and no
-    training clip is as long, so the distance must not matter: with reach 96, the frame shown is 0 to
+    training clip is as long, so distance must not matter: with reach 96, the frame shown is 0 to
     24 latent frames farther away than a neighbour, and the network is always told that it is 24.
     Returns, on the CPU: known (B,F) bool; positions (B,F), the time of each latent frame as told to
     the network; frames (B,4F), numbers of the video frames to show, from the window's first on (an
@@ -767,7 +767,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
     window: latent frames sampled jointly, of which up to `context` are the newest of the past
     anchor: 0 (none), or config.reach / 4: when the context has lost the video's first latent frame,
         each window begins with it at position -anchor, as in training, so that it is not forgotten.
-    backward: `past` is what comes afterwards; yields what is before it. Captions and what is yielded
+    backward: `past` is what comes afterwards; yields what is before it. Captions and what it yields
         are in reverse order, the anchor is the last frame, at +anchor. sampling: for `generate`"""
     most = window - 1 if anchor == 0 else window - 2                # at least one frame is new
     if not 0 <= context <= most:
@@ -781,7 +781,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
         recent = recent[:, :, max(recent.shape[2] - context, 0):]
         known, n_recent = recent, recent.shape[2]
         positions = torch.arange(window, device=past.device)
-        shown = positions + made - n_recent                     # which frames of the video these are
+        shown = positions + made - n_recent                    # which frames of the video these are
         if anchor and made > n_recent:
             # For example window 4, context 2, made 10: instead of frames 8 9 10 11 at positions
             # 0 1 2 3, the window shows 0 8 9 10 at positions -anchor 1 2 3; 10 is new.
