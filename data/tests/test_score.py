@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import sora
-from data.evaluation import compare, judge, score
+from data.evaluation import compare, judge, prediction, score
 from data.runtime.checkpoints import load_models
-from data.tests.conftest import call, near, spy
+from data.tests.conftest import call, close, complaint, near, spy
 from sora import InputError
 
 
@@ -98,3 +98,20 @@ def test_the_future_is_predicted_with_the_steps_of_the_config(ckpt, monkeypatch)
     score.predict(config, *models[1:4], n=2)
     steps = {keywords["steps"] for _, keywords, _ in calls}
     assert steps == {3}, f"expected the 3 steps of the config, got {steps}"
+
+
+def test_the_mean_of_samples_is_nearer_than_one(ckpt, tmp_path, capsys):
+    """By squared error it is, whatever the model; and it is the mean of the samples of these seeds."""
+    models = load_models(ckpt)
+    clips = judge.real_clips(replace(models.config, frames=22), "heldout", 4)
+    truth, guesses = prediction.predictions(models, clips, samples=3, seed=5, steps=2)
+    one_by_one = [score.predict(*models[:4], 4, seed, clips, steps=2)[1]["the model"] for seed in (5, 6, 7)]
+    assert close(guesses["mean of 3"], sum(one_by_one) / 3), "not the mean of the samples with seeds 5, 6, 7"
+    assert close(guesses["one sample"], one_by_one[0]), "not the sample with the first seed"
+    assert torch.equal(truth, clips[0][:, :, 10:20]), "the truth is not frames 11 to 20 of the clips"
+    call(prediction.main, "--ckpt", ckpt, "--n", 4, "--samples", 2, "--steps", 2, "--out", tmp_path / "p.json")
+    table = json.loads((tmp_path / "p.json").read_text())["prediction"]
+    mean, single = table["mean of 2"]["error"][0], table["one sample"]["error"][0]
+    assert mean < single, f"expected the mean of samples to have a smaller squared error: {mean} against {single}"
+    assert "VAE alone" in capsys.readouterr().out, "expected the VAE's copy of the truth in the table"
+    assert "at least 2" in complaint(capsys, prediction.main, "--samples", 1), "one sample has no mean of several"
