@@ -2,13 +2,16 @@
 import csv
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import train
 from data.evaluation import judge as judging
-from data.runtime.checkpoints import load_models
-from data.studies import compressor, framing, measure, mix, packing, plots, process, recipe, scaling, study
+from data.runtime.checkpoints import load_checkpoint, load_models, save_checkpoint
+from data.studies import (compressor, framing, learning, measure, mix, packing, plots, process, recipe,
+                          scaling, study)
+from data.tests.conftest import call
 from data.training import start as starting
 from sora import DDPM, DiT, InputError
 
@@ -181,3 +184,26 @@ def test_flags_that_cannot_be_are_refused(tmp_path, ckpt):
             process.main(["--ckpt", ckpt, *flags])
     with pytest.raises(SystemExit):
         process.main(["--ckpt", ckpt, "--no-such-flag"])
+
+
+def test_checkpoints_of_a_run_are_put_in_order_and_drawn(ckpt, tmp_path, few_references, capsys):
+    """FLOPs are counted for a clip, times the clips of a step, times the steps."""
+    state = load_checkpoint(ckpt)
+    for step in (400, 100, 200):
+        save_checkpoint(tmp_path / f"at{step}.pt", **state | {"step": step})
+    call(learning.main, *(tmp_path / f"at{step}.pt" for step in (400, 100, 200)), "--n", 4)
+    rows = table(tmp_path, "learning")
+    steps = [int(row["step"]) for row in rows if row["metric"] == "legibility"]
+    assert steps == [100, 200, 400], f"expected checkpoints in the order of their steps, got {steps}"
+    flops = 400 * state["config"]["batch"] * measure.flops_of_a_clip(load_models(ckpt).config)
+    assert abs(float(rows[-1]["FLOPs"]) / flops - 1) < 1e-3, f"expected {flops:.4g} FLOPs, got {rows[-1]['FLOPs']}"
+    assert (tmp_path / "learning.png").stat().st_size > 10_000, "the plot is written"
+
+
+def test_the_guess_is_a_line_in_log_odds():
+    """Points that lie on such a line are met, and so is one that was left out."""
+    flops = np.array([1e12, 1e13, 1e14, 1e15])
+    legible = 1 / (1 + np.exp(-np.log(flops / 3e13)))
+    xs, ys = learning.extrapolated(flops[:3], legible[:3], until=1e15)
+    got = ys[-1]
+    assert abs(xs[-1] / 1e15 - 1) < 1e-9 and abs(got - legible[-1]) < 1e-6, f"expected {legible[-1]:.4f}, got {got:.4f}"
