@@ -61,9 +61,9 @@ class Config:
     noise_steps: int = option(1000, "N, the number of noise levels of ddpm")
     known: float = option(0.5, "share of clips in which latent frames may be known")
     anchors: float = option(0.5, "share of known end frames that are anchors (section 7)")
-    reach: int = option(96, "distance of the farthest anchors in video frames, a multiple of 4")
-    caption_drop: float = option(0.1, "share of clips trained without caption (none known)")
-    caption_drop_known: float = option(0.5, "the same if frames are known")
+    reach: int = option(96, "distance that anchors are told, in video frames, a multiple of 4")
+    caption_drop: float = option(0.1, "share of captions dropped where no frame is known")
+    caption_drop_known: float = option(0.5, "the same where frames are known")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class CausalConv3d(nn.Conv3d):
                 before = cache.get(self, before)
             x = torch.cat([before, x], dim=2)
             if cache is not None:
-                cache[self] = x[:, :, -self.frames_before:].clone()     # a view holds all of x
+                cache[self] = x[:, :, -self.frames_before:].clone()     # a view keeps x alive
         return super().forward(x)
 
 
@@ -224,8 +224,8 @@ def unpatchify(tokens, p, F, h, w):
 
 
 def token_positions(frame_positions, rows, columns):
-    """From positions of latent frames in time (B,F): those of tokens (B,L,3), that is frame, row and
-    column, and distances (L,4) to the four walls, the picture's edges, which RoPE cannot tell."""
+    """From positions of latent frames in time (B,F): positions of tokens (B,L,3), frame, row, column;
+    and distances (L,4) to the four walls, the picture's edges, which RoPE cannot tell."""
     cells = torch.arange(rows * columns, device=frame_positions.device)
     y, x = cells // columns, cells % columns
     walls = torch.stack([y, rows - 1 - y, x, columns - 1 - x], dim=-1)          # (rows·columns,4)
@@ -275,7 +275,7 @@ def rotate(x, rope):
 # clean and noisy frames can stand in one clip: this is what all of section 8 builds on.
 
 def norm(x):
-    """LayerNorm over the last axis without learned scale and shift: adaLN supplies them."""
+    """LayerNorm over the last axis without learned scale and shift: in blocks adaLN has them."""
     return nnf.layer_norm(x, x.shape[-1:])
 
 
@@ -287,7 +287,7 @@ def modulate(x, shift, scale):
 class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys (QK-norm, ViT-22B) and RoPE.
     Normalised vectors have the length sqrt(head_dim), so a logit q·k / sqrt(head_dim) is at most
-    that: 5.7 for 32 channels. With this logit, and 0 for 300 others, a token gets only half of the
+    that: 5.7 for 32 channels. A key with this logit, among 300 with 0, gets only half of the
     attention. To make it sharper, each head learns a gain on its queries, at first 2."""
 
     def __init__(self, dim, heads):
@@ -323,7 +323,7 @@ class DiTBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x, condition, frame, rope, lengths=None):
-        """x (B,L,D); condition (B,F,D) of each latent frame; frame (L,): of each token."""
+        """x (B,L,D); condition (B,F,D): of latent frames; frame (L,): each token's one."""
         # >>> part 4
         modulation = self.modulation(nnf.silu(condition)).float()               # (B,F,6D)
         modulation = modulation.index_select(1, frame)                          # (B,L,6D)
@@ -471,7 +471,7 @@ class DDPM:
         return (self.N * normal.sigmoid()).ceil().long().clamp(1, self.N)
 
     def schedule(self, steps, strength=1.0, device=None):
-        """Up to steps + 1 levels, evenly spaced, from strength x N down to 0."""
+        """Up to steps + 1 levels, evenly spaced, from strength x N, at least 1, down to 0."""
         levels = torch.linspace(max(strength * self.N, 1), 0, steps + 1, device=device)
         return levels.round().long().unique_consecutive()  # if steps > levels, some come twice
 
@@ -505,7 +505,7 @@ class DDPM:
         if self.prediction == "v":  # solved with signal^2 + noise^2 = 1
             return signal * x - noise * output, noise * x + signal * output
         x0 = output
-        if self.prediction == "eps":  # at t = N = 1000 the signal is 5e-5: it blows up any error
+        if self.prediction == "eps":  # at t = N = 1000 the signal is 5e-5: errors blow up
             x0 = ((x - noise * output) / signal).clamp(-5, 5)       # 5 standard deviations
         return x0, (x - signal * x0) / noise                        # an eps that fits this x0
         # <<<
@@ -569,13 +569,13 @@ class SiT:
         # <<<
 
     def euler(self, model, x, t, s, caption, randn=torch.randn_like):
-        """One step along the velocity at the start: after all steps, an error of order 1."""
+        """One step along the velocity at the start: a first-order method."""
         # >>> part 9
         return x + per_frame(s - t) * model(x, t, caption)
         # <<<
 
     def heun(self, model, x, t, s, caption, randn=torch.randn_like):
-        """A step along the mean of the velocities at both ends: of order 2."""
+        """A step along the mean of the velocities at both ends: second order."""
         # >>> part 9
         velocity = model(x, t, caption)
         at_end = model(x + per_frame(s - t) * velocity, s, caption)
@@ -591,12 +591,12 @@ def draw_windows(config, B, F, generator=None):
     """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
     both. A known first (last) one may be an anchor, from before (after) the window, so that `extend`
-    can go on showing how a video began. In a long video that was 1 or 500 latent frames ago, and no
-    training clip is as long, so distance must not matter: with reach 96, the frame shown is 0 to
-    24 latent frames farther away than a neighbour, and the network is always told that it is 24.
+    can go on showing how a video began. That may be 500 latent frames ago, farther than any training
+    clip reaches, so distance must not matter: with reach 96, an anchor shows what is 0 to 24 latent
+    frames beyond its place in the window, and the network is always told that it is 24.
     Returns, on the CPU: known (B,F) bool; positions (B,F), the time of each latent frame as told to
     the network; frames (B,4F), numbers of the video frames to show, from the window's first on (an
-    anchor's lie before 0, or behind 4F - 1)."""
+    anchor's may lie before 0, or behind 4F - 1)."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
         return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()
 
@@ -656,17 +656,17 @@ def newton_schulz(matrices, steps=5):
     A step x <- (a I + b x x^T + c (x x^T)^2) x keeps U and V, and maps a singular value s to
     a s + b s^3 + c s^5. The coefficients (Jordan et al. 2024) make this steep at 0: small values grow
     3.4-fold. The price: values do not converge to 1, but to [0.68, 1.14] if they were above 0.01 of
-    the norm. A step is a matrix (rows,rows) that depends on x x^T alone, and so does the next x x^T:
-    all steps are multiplied with each other, then x, which may have many columns, once with their
-    product (in float32: bfloat16 is too coarse for this)."""
+    the norm. A step is a matrix (rows,rows) times x, made from x x^T alone, and so is the next x x^T.
+    So all steps are multiplied first, and x, which may have many columns, once at the end (in
+    float32: bfloat16 is too coarse for this)."""
     # >>> part 13
     if matrices.shape[1] > matrices.shape[2]:                       # x x^T would be the larger square
         return newton_schulz(matrices.mT, steps).mT
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)            # none is above 1 now
+    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)        # singular values <= 1 now
     square = x @ x.mT                                                          # (n,rows,rows)
     identity = torch.eye(square.shape[1], device=x.device)
-    product = identity                                  # of all steps so far; square is their x x^T
+    product = identity                              # of the steps so far; square is x x^T after them
     for _ in range(steps):
         step = a * identity + b * square + c * (square @ square)
         product = step @ product
@@ -768,7 +768,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
     anchor: 0 (none), or config.reach / 4: when the context has lost the video's first latent frame,
         each window begins with it at position -anchor, as in training, so that it is not forgotten.
     backward: `past` is what comes afterwards; yields what is before it. Captions and what it yields
-        are in reverse order, the anchor is the last frame, at +anchor. sampling: for `generate`"""
+        are in reverse order, the anchor is the video's last, at +anchor. sampling: for `generate`"""
     most = window - 1 if anchor == 0 else window - 2                # at least one frame is new
     if not 0 <= context <= most:
         raise InputError(f"context of {context} latent frames: expected 0 to {most} in this window")
@@ -836,14 +836,14 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 
 
 def loop(model, process, empty, frames, caption, window, context, anchor=0, **sampling):
-    """Latents whose end leads back to their beginning, (B,C,frames,h,w): samples a window (short
-    loops keep a part of it), then fills the way from its end to its beginning.
+    """Latents whose end leads back to their beginning, (B,C,frames,h,w): samples a window (or only
+    frames - room of it), then fills the way from its end to its beginning.
     The decoder looks back, so decode the loop twice in a row and keep the second half, which begins
     with the end in view. empty: (B,C,0,h,w)."""
     room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once
     if frames <= room:
         raise InputError(f"loop of {frames} latent frames: expected more than {room}, the way back")
-    windows = extend(model, process, empty, caption, window, context, **sampling)  # one: no anchor
+    windows = extend(model, process, empty, caption, window, context, **sampling)  # no anchor yet
     start = take(windows, min(window, frames - room))
     gap = frames - start.shape[2]
     back = connect(model, process, start, start, gap, caption, window, context, anchor, **sampling)
