@@ -3,7 +3,7 @@ import gzip
 import shutil
 from pathlib import Path
 
-from data.course.blanks import HERE, PACKED, ROOT, blank, fill, frame_of, original, pieces
+from data.course.blanks import HERE, PACKED, ROOT, blank, fill, find, frame_of, original, pieces
 from data.course.parts import PARTS
 from sora import InputError
 
@@ -45,11 +45,15 @@ def make(name):
 
 
 def read_student(name):
-    """The text of a copy's sora.py, whatever bytes are in it."""
+    """The text of a copy's sora.py, whatever bytes are in it. InputError if it has no places to write."""
     path = Path(name) / "sora.py"
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a folder that `make` wrote")
-    return path.read_bytes().decode(errors="replace").replace("\r\n", "\n")
+    text = path.read_bytes().decode(errors="replace").replace("\r\n", "\n")
+    if not find(text):
+        raise InputError(f"{path}: no lines `# >>> part 1` and `# <<<` in it; expected a copy that `make` wrote "
+                         "(one with a mistake to hunt has no parts to grade)")
+    return text
 
 
 def reveal(name, part):

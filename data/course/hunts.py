@@ -3,10 +3,11 @@
 A student gets a copy with one of them and is not told which. For the staff: how each shows, and the
 measurement (measurements.py) that tells it for certain.
 """
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from data.course.blanks import PACKED, module_of
+from data.course.blanks import module_of, without_marks
 from data.course.copies import copy_to, new_folder
 from data.course.measurements import MEASUREMENTS
 from sora import InputError
@@ -85,13 +86,16 @@ def changed(text, hunt):
 
 
 def make(name, number):
-    """Writes a copy with a mistake into a new folder. It has no blanks."""
+    """Writes a copy with a mistake into a new folder. It has no blanks, and neither graders nor marks:
+    with these, `grade` would name the mistake, and end the hunt."""
     if number not in HUNTS:
         raise InputError(f"hunt {number}: expected 1 to {len(HUNTS)}")
     hunt, folder = HUNTS[number], copy_to(new_folder(name))
-    (folder / "data" / "course" / PACKED.name).unlink()             # comparing would end the hunt
     path = folder / hunt.file
     path.write_text(changed(path.read_text(encoding="utf-8"), hunt), encoding="utf-8")
+    sora = folder / "sora.py"
+    sora.write_text(without_marks(sora.read_text(encoding="utf-8")), encoding="utf-8")
+    shutil.rmtree(folder / "data" / "course")
 
 
 def loader(root, texts=None):

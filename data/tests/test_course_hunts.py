@@ -1,6 +1,8 @@
 """The course's mistakes to hunt, each exposed by its measurement; open parts, the ladder, the board."""
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 import train
 from data.course import board, copies, hunts, ladder, open_grades, open_parts
 from data.course.__main__ import main
+from data.course.blanks import without_marks
 from data.course.hunts import HUNTS
 from data.course.measurements import MEASUREMENTS
 from data.runtime import checkpoints
@@ -35,14 +38,18 @@ def test_hunts_and_measurements_belong_together():
 
 
 def test_a_hunt_is_a_copy_with_one_mistake(tmp_path, capsys):
-    """Nothing in it says which, and `expose` does."""
+    """Nothing in it says which, `grade` does not either, and `expose` does."""
     folder = tmp_path / "hunt"
     call(main, "hunt", folder, 3)
     differs = [name for name in copies.TOP if (folder / name).read_bytes() != (ROOT / name).read_bytes()]
     assert differs == ["sora.py"], f"expected one file with a mistake, got {differs}"
-    names = {path.name for path in (folder / "data/course").iterdir()}
-    assert not names & {"hunts.py", "measurements.py", "original.gz"}, f"the copy gives it away: {names}"
-    capsys.readouterr()
+    expected = hunts.changed(without_marks((ROOT / "sora.py").read_text()), HUNTS[3])
+    assert (folder / "sora.py").read_text() == expected, "expected sora.py without marks, with the mistake"
+    assert not (folder / "data/course").exists(), "graders in the copy would name the mistake"
+    said = complaint(capsys, main, "grade", folder)
+    assert "no lines `# >>> part 1`" in said and "return mean" not in said, said
+    scripts = subprocess.run([sys.executable, "-c", "import train, sample"], cwd=folder, capture_output=True)
+    assert scripts.returncode == 0, f"train.py and sample.py need no graders: {scripts.stderr.decode()}"
     call(main, "expose", folder)
     off = [line for line in capsys.readouterr().out.splitlines() if line.startswith("OFF")]
     assert len(off) == 1 and HUNTS[3].measure in off[0], f"expected {HUNTS[3].measure!r} to be off, got {off}"
