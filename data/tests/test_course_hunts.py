@@ -111,6 +111,30 @@ def test_forcing_is_checked_and_measured(handed_in):
     assert points == 0 and "independent" in reasons[0] and "ahead" in reasons[1], (points, reasons)
 
 
+def test_forcing_keeps_the_points_of_what_is_right(handed_in):
+    """Each of its three pieces may raise what it likes."""
+    (handed_in / "forcing.py").write_text(FORCING.replace("rows = ", "rows = None + "))
+    (handed_in / "forcing.pt").write_bytes(b"damaged")
+    points, reasons = open_grades.graded(handed_in, "forcing")
+    assert points == 2 and len(reasons) == 2, (points, reasons)
+    assert "staircase: TypeError" in reasons[0] and "damaged" in reasons[1], reasons
+    (handed_in / "forcing.py").write_text(FORCING.replace("torch.where(known, 0, ", "(None + "))
+    points, reasons = open_grades.graded(handed_in, "forcing")
+    assert points == 2 and "draw_levels: TypeError" in reasons[0], (points, reasons)
+
+
+def test_forcing_is_measured_on_the_clips_of_the_weights_that_come_along(handed_in):
+    """Not on those that the student's checkpoint was trained on: shorter ones would be easier."""
+    saved = checkpoints.load_checkpoint(checkpoints.SHIPPED)
+    del saved["format"]
+    path = handed_in / "forcing.pt"
+    checkpoints.save_checkpoint(path, **saved | {"config": saved["config"] | {"frames": 8, "digit_size": 12}})
+    assert open_grades.forced_loss(path, 8) == open_grades.forced_loss(checkpoints.SHIPPED, 8)
+    checkpoints.save_checkpoint(path, **saved | {"config": saved["config"] | {"noise_steps": 10}})
+    with pytest.raises(open_grades.Missed, match="got ddpm, v and 10"):
+        open_grades.forced_loss(path, 8)
+
+
 def test_recipe_counts_in_deviations_of_the_baseline(handed_in):
     table = {"frechet": [21.0, 22.0, 23.0], "baseline": [22.0, 23.0, 24.0], "seeds": 3 * [{"legibility": 0.9}]}
     (handed_in / "recipe.json").write_text(json.dumps(table))
