@@ -1,4 +1,5 @@
 """The course: blanks cut from sora.py, graders that the original passes and wrong answers do not, copies."""
+import os
 import re
 import subprocess
 import sys
@@ -169,6 +170,27 @@ def test_a_copy_grades_and_reveals_itself(tmp_path):
     assert "yours to write" in (folder / "part8.mine.txt").read_text()
     copies.reveal(folder, 8)
     assert "yours to write" in (folder / "part8.mine.txt").read_text(), "revealed twice, and what was kept is lost"
+
+
+def test_parts_may_print(tmp_path):
+    """In any alphabet, whatever the terminal knows; and without an end, which fills neither memory nor disk."""
+    folder = tmp_path / "copy"
+    copies.make(folder)
+    answers(folder, {4: "        while True:\n            print('x' * 10 ** 6)",
+                     8: '        print("\u03b1")\n' + pieces(TEXT, 8)[0]})
+    command = [sys.executable, "-m", "data.course", "grade", str(folder), "--part", "4", "8", "--limit", "100"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=80,
+                          env=dict(os.environ, PYTHONIOENCODING="ascii"))
+    assert "stopped after it had printed 10 MB" in done.stdout and "printed 'xxx" in done.stdout, done
+    assert "4.0 of 10" in done.stdout, f"part 8 is right, and prints: expected its points, got {done.stdout}"
+
+
+def test_of_what_is_printed_the_ends_are_read(tmp_path):
+    path = tmp_path / "printed"
+    assert grading.ends_of(path) == ""
+    path.write_text("first\n" + 10 ** 5 * "between\n" + "last\n")
+    said = grading.ends_of(path)
+    assert said.startswith("'first | between") and said.endswith("between | last'") and len(said) < 200, said
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
