@@ -103,7 +103,7 @@ def hunt(args):
 def expose(args):
     """Prints the measurements that tell the mistakes."""
     for name, got, expected, fine in staff_hunts().expose(args.dir):
-        print(f"{'ok' if fine else 'OFF':5}{name:60}{got:12.4g}   expected {expected}")
+        print(f"{'ok' if fine else 'OFF':5}{name:60}{got:>12}   expected {expected}")
 
 
 def parse(argv=None):

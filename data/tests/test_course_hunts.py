@@ -55,6 +55,20 @@ def test_a_hunt_is_a_copy_with_one_mistake(tmp_path, capsys):
     assert len(off) == 1 and HUNTS[3].measure in off[0], f"expected {HUNTS[3].measure!r} to be off, got {off}"
 
 
+def test_expose_takes_each_measurement_on_its_own(tmp_path):
+    """One file that does not parse and one that never ends: the others are measured."""
+    folder = tmp_path / "mended"
+    copies.copy_to(folder)
+    (folder / "sora.py").write_text("def guided(:\n")
+    (folder / "data/runtime/checkpoints.py").write_text("while True: pass\n")
+    lines = dict(zip(MEASUREMENTS, hunts.expose(folder, limit=20)))
+    digits, endless = HUNTS[9].measure, HUNTS[7].measure
+    assert lines.pop(digits)[1:] == ("0", "0 to 0", True), lines
+    assert "stopped after" in lines.pop(endless)[1]
+    for name, (_, value, _, fine) in lines.items():
+        assert value.startswith("SyntaxError") and not fine, f"{name}: expected SyntaxError, got {value}"
+
+
 # --- open parts ---------------------------------------------------------------------------------------
 
 FORCING = """
