@@ -73,7 +73,7 @@ def grade(args):
             result = open_parts.grade(args.dir, name)
             if result:
                 show("open", part.title, result)
-    for note in copies.notes_on(args.dir):
+    for note in copies.notes_on(args.dir, wanted):
         print(f"note: {note}")
 
 

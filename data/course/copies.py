@@ -65,17 +65,27 @@ def reveal(name, part):
     if len(mine) != len(theirs):
         raise InputError(f"{path}: expected {len(theirs)} places between `# >>> part {part}` and `# "
                          f"<<<`, found {len(mine)}: put the marks back (as in a fresh copy)")
-    kept = path.with_name(f"part{part}.mine.txt")
+    kept = kept_in(name, part)
     if mine != theirs:                                              # else it was revealed before
         kept.write_text("\n\n".join(mine) + "\n", encoding="utf-8")
     path.write_text(fill(text, part, theirs), encoding="utf-8")
     return kept
 
 
-def notes_on(name):
-    """What the staff should know about a copy: lines outside the places, and graders, that were changed."""
-    notes = []
-    before, now = frame_of(original()), frame_of(read_student(name))
+def kept_in(name, part):
+    """The file in which `reveal` keeps what stood in the places of a part."""
+    return Path(name) / f"part{part}.mine.txt"
+
+
+def notes_on(name, parts=PARTS):
+    """What the staff should know about a copy: parts that were revealed, lines outside the places, and graders,
+    that were changed."""
+    text, staff, notes = read_student(name), original(), []
+    for part in parts:
+        note = revealed(name, part, pieces(text, part), pieces(staff, part))
+        if note:
+            notes.append(note)
+    before, now = frame_of(staff), frame_of(text)
     for expected, got in zip(before, now):
         if expected != got:
             notes.append("sora.py differs outside the marked places, first where this stood: "
@@ -91,3 +101,13 @@ def notes_on(name):
         if theirs.exists() and theirs.read_bytes() != path.read_bytes():
             notes.append(f"data/course/{path.name} differs from the staff's, which was used")
     return notes
+
+
+def revealed(name, part, mine, theirs):
+    """What tells that a part was revealed; "" if nothing does. Short parts may come out alike by themselves."""
+    kept = kept_in(name, part)
+    if kept.exists():
+        return f"part {part} was revealed: {kept.name} is there"
+    if [piece.split() for piece in mine] == [piece.split() for piece in theirs]:
+        return f"part {part} is the solution, word for word"
+    return ""

@@ -128,7 +128,9 @@ def test_untouched_filled_in_and_everything_between(copy, capsys):
     (copy / "sora.py").write_text(text)
     said = graded(copy)
     most = sum(part.points for part in PARTS.values())
-    assert f"{most:.1f} of {most}" in said and "note" not in said, f"filled with the original: got {said}"
+    assert f"{most:.1f} of {most}" in said, f"filled with the original: got {said}"
+    notes = [line for line in said.splitlines() if line.startswith("note")]
+    assert notes == [f"note: part {part} is the solution, word for word" for part in PARTS], notes
 
     answers(copy, {1: "    return latent +",                        # does not even parse
                    5: "        import os; os._exit(3)",
@@ -166,6 +168,7 @@ def test_a_copy_grades_and_reveals_itself(tmp_path):
                               capture_output=True, timeout=300)
         assert done.returncode == 0, f"{command} in a copy: {done.stderr}"
     assert "4.0 of 10" in done.stdout, f"expected all points of part 8 only, got {done.stdout}"
+    assert done.stdout.endswith("note: part 8 was revealed: part8.mine.txt is there\n"), done.stdout
     assert pieces(copies.read_student(folder), 8) == pieces(TEXT, 8)
     assert "yours to write" in (folder / "part8.mine.txt").read_text()
     copies.reveal(folder, 8)
