@@ -188,6 +188,9 @@ def test_board_takes_entries_with_one_changed_file(tmp_path, capsys):
     folder = tmp_path / "entry"
     copies.copy_to(folder)
     assert board.changed_file(folder) == "", "an unchanged copy is the baseline"
+    for name in ("open", "venv", ".venv"):
+        (folder / name).mkdir()
+        (folder / name / "mine.py").write_text("not the entry's")
     (folder / "train.py").write_text((ROOT / "train.py").read_text() + "\n")
     assert board.changed_file(folder) == "train.py"
     (folder / "sora.py").write_text((ROOT / "sora.py").read_text() + "\n")
@@ -196,11 +199,14 @@ def test_board_takes_entries_with_one_changed_file(tmp_path, capsys):
     assert "no train.py" in complaint(capsys, main, "board", tmp_path)
     (tmp_path / "old.json").write_text("{}")
     assert "not a file" in complaint(capsys, main, "board", ROOT, "--baseline", tmp_path / "old.json")
+    assert "--n 1: expected 2" in complaint(capsys, main, "board", ROOT, "--n", 1)
 
 
 def test_board_measures_what_an_entry_made(tmp_path, monkeypatch, capsys, few_references):
-    """Training and sampling are stand-ins here: the entry's clips are held-out ones."""
+    """Training and sampling are stand-ins here: the entry's clips are held-out ones. It runs in a copy."""
     def run(folder, minutes, *command):
+        names = {path.name for path in (folder / "data/weights").iterdir()}
+        assert "ship.py" in names and "tiny.pt" not in names, f"expected no trained weights, got {names}"
         if command[0] == "train.py":
             return
         video, caption = open_grades.real_clips(board.ClipConfig(), "heldout", 40)
