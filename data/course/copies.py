@@ -8,8 +8,7 @@ from data.course.parts import PARTS
 from sora import InputError
 
 TOP = ("sora.py", "train.py", "sample.py", "README.md", "LICENSE")
-STAFF = ("hunts.py", "measurements.py", "wrong.py", "wrong_*.py", "original.gz")
-SHEET = "## For the staff"                                          # students get README.md up to here
+STAFF = ("STAFF.md", "hunts.py", "measurements.py", "wrong.py", "wrong_*.py", "original.gz")
 
 
 def new_folder(name):
@@ -27,11 +26,8 @@ def copy_to(folder):
         shutil.copy(ROOT / name, folder / name)
     ignored = shutil.ignore_patterns("__pycache__", ".cache", "tests", *STAFF)
     shutil.copytree(ROOT / "data", folder / "data", ignore=ignored)
-    course = folder / "data" / "course"
-    sheet = (course / "README.md").read_text(encoding="utf-8")
-    (course / "README.md").write_text(sheet.partition(SHEET)[0].rstrip() + "\n", encoding="utf-8")
     packed = gzip.compress(original().encode(), mtime=0)            # for `grade` and `reveal`
-    (course / PACKED.name).write_bytes(packed)
+    (folder / "data" / "course" / PACKED.name).write_bytes(packed)
     return folder
 
 

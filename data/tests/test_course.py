@@ -10,6 +10,7 @@ import torch
 from data.course import copies, grading
 from data.course.__main__ import main
 from data.course.blanks import blank, fill, find, frame_of, original, pieces
+from data.course.hunts import HUNTS
 from data.course.parts import OPEN, PARTS
 from data.course.wrong import WRONG, apply
 from data.tests.conftest import ROOT, call, complaint
@@ -104,9 +105,8 @@ def test_wrong_answers_that_no_longer_fit_are_an_error():
 def test_a_copy_holds_no_answers(copy):
     names = {path.relative_to(copy).as_posix() for path in copy.rglob("*")}
     assert {"sora.py", "train.py", "sample.py", "data/course/README.md", "data/weights/tiny.pt"} <= names
-    staff = [name for name in names if "wrong" in name or "hunt" in name or "measurements" in name]
+    staff = [name for name in names if re.search("wrong|hunt|measurements|STAFF", name)]
     assert not staff, f"a student's copy: expected none of the staff's files, got {staff}"
-    assert "For the staff" not in (copy / "data/course/README.md").read_text()
     for part in PARTS:
         assert all(piece.strip().startswith("raise") for piece in pieces(copies.read_student(copy), part))
 
@@ -220,6 +220,14 @@ def test_the_sheet_lists_what_there_is(capsys):
     for name, part in OPEN.items():
         assert f"`{name}`" in sheet and part.title in sheet, f"data/course/README.md: nothing on {name}"
     assert len(sheet.splitlines()) <= 200
+    staff = (ROOT / "data/course/STAFF.md").read_text()
+    answers = staff.partition("## The ten questions")[2].partition("##")[0]
+    questions = sheet.partition("Questions to answer")[2].partition("Budget")[0]
+    numbers = re.findall(r"^\d+\.", questions, re.MULTILINE)
+    assert len(numbers) == 10 and re.findall(r"^\d+\.", answers, re.MULTILINE) == numbers
+    mistakes = staff.partition("## The mistakes")[2].partition("##")[0]
+    rows = re.findall(r"^\| (\d) ", mistakes, re.MULTILINE)
+    assert [int(row) for row in rows] == list(HUNTS), f"STAFF.md: expected a row for each hunt, got {rows}"
 
 
 def test_code_that_raises_is_shown_its_line():
