@@ -73,7 +73,7 @@ def grade(args):
             result = open_parts.grade(args.dir, name)
             if result:
                 show("open", part.title, result)
-    for note in copies.notes_on(args.dir):
+    for note in copies.notes_on(args.dir, wanted):
         print(f"note: {note}")
 
 
@@ -103,7 +103,7 @@ def hunt(args):
 def expose(args):
     """Prints the measurements that tell the mistakes."""
     for name, got, expected, fine in staff_hunts().expose(args.dir):
-        print(f"{'ok' if fine else 'OFF':5}{name:60}{got:12.4g}   expected {expected}")
+        print(f"{'ok' if fine else 'OFF':5}{name:60}{got:>12}   expected {expected}")
 
 
 def parse(argv=None):

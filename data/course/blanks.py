@@ -62,6 +62,12 @@ def blank(text, part):
     return fill(text, part, empty)
 
 
+def without_marks(text):
+    """The text with what stands in the places, but without the marks."""
+    lines = text.split("\n")
+    return "\n".join(line for line in lines if not BEGIN.fullmatch(line) and not END.fullmatch(line))
+
+
 def frame_of(text):
     """The lines outside the places, marks included: what no part may change."""
     lines = text.split("\n")

@@ -3,9 +3,11 @@
     python3 -m data.course board DIR --name "my idea" --json open/recipe.json
 
 The rule: 2 cores, a limit of minutes for `python3 train.py` as it stands, three seeds, one file changed.
+Training starts from random weights, so an entry runs in a copy without those that come along.
 """
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -38,13 +40,17 @@ def add_arguments(parser):
 
 def board(args):
     """Checks an entry, trains and measures it, prints its row."""
+    if args.n < 2:
+        raise InputError(f"--n {args.n}: expected 2 or more samples of each digit: one has no variety")
     folder, numbers = Path(args.dir).resolve(), []
     file = changed_file(folder)
     baseline = read_baseline(args.baseline)
-    for seed in args.seeds:
-        numbers.append(one_seed(folder, seed, args))
-        print(f"seed {seed}: " + ", ".join(f"{name} "
-                                           f"{value:.3f}" for name, value in numbers[-1].items()), flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        entry = copy_without_weights(folder, Path(temporary) / "entry")
+        for seed in args.seeds:
+            numbers.append(one_seed(entry, seed, args))
+            said = ", ".join(f"{name} {value:.3f}" for name, value in numbers[-1].items())
+            print(f"seed {seed}: {said}", flush=True)
     print("\n| entry | changed | machine | minutes | legibility | Frechet distance "
           "|\n|---|---|---|---|---|---|")
     print(row(args.name or folder.name, file, numbers))
@@ -74,11 +80,27 @@ def files_of(folder):
 
 
 def counts(name):
-    """Whether a file can change an entry: not tests, runs of training or the course's own."""
-    first = name.split("/")[0]
-    if first.startswith((".", "out")) or name == "test_sora.py":
+    """Whether a file can change an entry: not tests, the course's own, or what is beside the code."""
+    if is_beside(name.split("/")[0]) or name == "test_sora.py":
         return False
     return not name.startswith(("data/tests/", "data/course/"))
+
+
+def is_beside(name):
+    """Whether a file or folder at the top is none of the code: runs of training, open parts, packages."""
+    return name.startswith((".", "out")) or name in ("open", "venv")
+
+
+def copy_without_weights(folder, new):
+    """Copies an entry's code to a new folder, but not the weights that come along."""
+    def ignored(path, names):
+        if Path(path) == folder:
+            return [name for name in names if is_beside(name)]
+        if Path(path) == folder / "data" / "weights":
+            return [name for name in names if name.endswith(".pt")]
+        return []
+    shutil.copytree(folder, new, ignore=ignored)
+    return new
 
 
 def changed_file(folder):

@@ -3,13 +3,12 @@ import gzip
 import shutil
 from pathlib import Path
 
-from data.course.blanks import HERE, PACKED, ROOT, blank, fill, frame_of, original, pieces
+from data.course.blanks import HERE, PACKED, ROOT, blank, fill, find, frame_of, original, pieces
 from data.course.parts import PARTS
 from sora import InputError
 
 TOP = ("sora.py", "train.py", "sample.py", "README.md", "LICENSE")
-STAFF = ("hunts.py", "measurements.py", "wrong.py", "wrong_*.py", "original.gz")
-SHEET = "## For the staff"                                          # students get README.md up to here
+STAFF = ("STAFF.md", "hunts.py", "measurements.py", "wrong.py", "wrong_*.py", "original.gz")
 
 
 def new_folder(name):
@@ -27,11 +26,8 @@ def copy_to(folder):
         shutil.copy(ROOT / name, folder / name)
     ignored = shutil.ignore_patterns("__pycache__", ".cache", "tests", *STAFF)
     shutil.copytree(ROOT / "data", folder / "data", ignore=ignored)
-    course = folder / "data" / "course"
-    sheet = (course / "README.md").read_text(encoding="utf-8")
-    (course / "README.md").write_text(sheet.partition(SHEET)[0].rstrip() + "\n", encoding="utf-8")
     packed = gzip.compress(original().encode(), mtime=0)            # for `grade` and `reveal`
-    (course / PACKED.name).write_bytes(packed)
+    (folder / "data" / "course" / PACKED.name).write_bytes(packed)
     return folder
 
 
@@ -45,11 +41,15 @@ def make(name):
 
 
 def read_student(name):
-    """The text of a copy's sora.py, whatever bytes are in it."""
+    """The text of a copy's sora.py, whatever bytes are in it. InputError if it has no places to write."""
     path = Path(name) / "sora.py"
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a folder that `make` wrote")
-    return path.read_bytes().decode(errors="replace").replace("\r\n", "\n")
+    text = path.read_bytes().decode(errors="replace").replace("\r\n", "\n")
+    if not find(text):
+        raise InputError(f"{path}: no lines `# >>> part 1` and `# <<<` in it; expected a copy that `make` wrote "
+                         "(one with a mistake to hunt has no parts to grade)")
+    return text
 
 
 def reveal(name, part):
@@ -61,17 +61,27 @@ def reveal(name, part):
     if len(mine) != len(theirs):
         raise InputError(f"{path}: expected {len(theirs)} places between `# >>> part {part}` and `# "
                          f"<<<`, found {len(mine)}: put the marks back (as in a fresh copy)")
-    kept = path.with_name(f"part{part}.mine.txt")
+    kept = kept_in(name, part)
     if mine != theirs:                                              # else it was revealed before
         kept.write_text("\n\n".join(mine) + "\n", encoding="utf-8")
     path.write_text(fill(text, part, theirs), encoding="utf-8")
     return kept
 
 
-def notes_on(name):
-    """What the staff should know about a copy: lines outside the places, and graders, that were changed."""
-    notes = []
-    before, now = frame_of(original()), frame_of(read_student(name))
+def kept_in(name, part):
+    """The file in which `reveal` keeps what stood in the places of a part."""
+    return Path(name) / f"part{part}.mine.txt"
+
+
+def notes_on(name, parts=PARTS):
+    """What the staff should know about a copy: parts that were revealed, lines outside the places, and graders,
+    that were changed."""
+    text, staff, notes = read_student(name), original(), []
+    for part in parts:
+        note = revealed(name, part, pieces(text, part), pieces(staff, part))
+        if note:
+            notes.append(note)
+    before, now = frame_of(staff), frame_of(text)
     for expected, got in zip(before, now):
         if expected != got:
             notes.append("sora.py differs outside the marked places, first where this stood: "
@@ -87,3 +97,13 @@ def notes_on(name):
         if theirs.exists() and theirs.read_bytes() != path.read_bytes():
             notes.append(f"data/course/{path.name} differs from the staff's, which was used")
     return notes
+
+
+def revealed(name, part, mine, theirs):
+    """What tells that a part was revealed; "" if nothing does. Short parts may come out alike by themselves."""
+    kept = kept_in(name, part)
+    if kept.exists():
+        return f"part {part} was revealed: {kept.name} is there"
+    if [piece.split() for piece in mine] == [piece.split() for piece in theirs]:
+        return f"part {part} is the solution, word for word"
+    return ""

@@ -15,11 +15,11 @@ def each(values):
     return torch.as_tensor(values)[:, None, :, None, None]
 
 
-def paper(t):
-    """alpha_bar of a level below N, as eq. 17 of improved DDPM has it."""
+def paper(t, steps=N):
+    """alpha_bar of a level below N, the number of steps, as eq. 17 of improved DDPM has it."""
     def f(u):
         return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-    return f(t / N) / f(0)
+    return f(t / steps) / f(0)
 
 
 def bars(t):
@@ -67,6 +67,18 @@ def check_schedule(s):
     expect(got[-3:], right[-3:], "alpha_bar of the last three levels", {
         mistake: result[-3:] for mistake, result in mistakes.items()}, atol=1e-12)
     expect(got, right, "alpha_bar", mistakes, atol=1e-6)
+    check_other_steps(s)
+
+
+def check_other_steps(s):
+    """alpha_bar with half as many steps."""
+    got, half = s.DDPM(N // 2).alpha_bar, N // 2
+    exact = [paper(t, half) for t in range(half)]
+    beginning = torch.tensor([paper(t) for t in range(half + 1)])   # of the schedule of N steps
+    require(len(got) == half + 1, f"alpha_bar of DDPM({half}): expected {half + 1} entries, got {len(got)}: "
+            "`steps` says how many")
+    expect(got, torch.tensor(exact + [exact[-1] * 0.001]), f"alpha_bar of DDPM({half})", {
+        f"t is divided by {N}, not by `steps`": beginning}, atol=1e-6)
 
 
 def check_signal_noise(s):
@@ -161,6 +173,10 @@ def check_level_told(s):
     s.DDPM(N).predict(model, x, t, WORDS)
     expect(told[0].float(), t / N, "the level that the network is told by predict", {
         "it is told t, up to N; expected t / N, in [0,1]": t.float()})
+    half, t = N // 2, t // 2
+    s.DDPM(half).predict(model, x, t, WORDS)
+    expect(told[1].float(), t / half, f"the level that the network is told by predict of DDPM({half})", {
+        f"it is told t / {N}: N is self.N": t / N})
 
 
 def check_clamp(s):

@@ -81,6 +81,8 @@ class Counter:
         require((model, process) == ("model", "process"), "extend: expected `generate` to get `model` and "
                 "`process`, got others")
         numbers = latent[0, 0, :, 0, 0]
+        if positions is None:                                       # as in `generate`
+            positions = torch.arange(len(known))
         require(known.dtype == torch.bool, "extend: expected `known` as a mask of bool, got "
                 f"{str(known.dtype).replace('torch.', '')}")
         n = int(known.sum())

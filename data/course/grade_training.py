@@ -43,13 +43,20 @@ def check_drawn(s, process):
             "can be repeated")
     require(bool(torch.isin(t[~KNOWN], levels).all()), f"draw_noise with {name}: expected what "
             "draw_levels drew, got other levels. Those of SiT are reals: do not cast them")
+    require(t.dtype == levels.dtype, f"draw_noise with {name}: expected levels of the dtype of draw_levels, "
+            f"{kind(levels)}, got {kind(t)}. With DDPM they are indices of alpha_bar: write 0, not 0.0")
 
 
-def loss_case(s):
+def kind(x):
+    """The dtype of a tensor, in a word."""
+    return str(x.dtype).replace("torch.", "")
+
+
+def loss_case(s, process=None, level=500):
     """(loss(...), x_t, t, what the network was told, the error of each frame); it answers noise."""
     x0, eps, output = noise(3, 3, 2, 3, 2, 2)
-    t = torch.where(KNOWN, 0, 500)
-    process, told = s.DDPM(1000), []
+    t = torch.where(KNOWN, 0, level)
+    process, told = process or s.DDPM(1000), []
 
     def model(x, t, caption, positions):
         told.append((x, t, caption, positions))
@@ -95,6 +102,16 @@ def check_told(s):
     for what, got, given in handed_in:
         require(got is not None and got.tolist() == given, f"diffusion_loss: expected `{what}` to be "
                 "handed to the network as they are")
+    for process, level in ((s.DDPM(500), 250), (s.SiT(), 0.5)):     # a half of N, so it is told 0.5
+        check_level_told(s, process, level)
+
+
+def check_level_told(s, process, level):
+    """The level told is t / N with any N."""
+    loss, _, t, told, _ = loss_case(s, process, level)
+    loss()
+    name = f"the level that diffusion_loss tells the network with {type(process).__name__}, N = {process.N}"
+    expect(told[0][1].float(), t / process.N, name, {"it is t / 1000: N is the process's": t / 1000})
 
 
 def noting(s):
@@ -158,6 +175,10 @@ def check_known_are_shown(s):
                         "with noise alone in the unknown frames")
     told = torch.stack([t[0, 1] for _, t in seen])
     expect(told, torch.tensor([1.0, 0.75, 0.5, 0.25]), "generate: the levels of unknown frames, step by step")
+    _, _, _, seen, _ = generated(s, process=s.SiT(), sampler="euler")
+    told = torch.stack([t[0, 1] for _, t in seen])
+    expect(told, torch.tensor([1.0, 0.75, 0.5, 0.25]), "generate with SiT: the levels of unknown frames", {
+        "they are cast to integers: levels are reals in SiT": torch.tensor([1.0, 0.0, 0.0, 0.0])})
     _, _, _, seen, _ = generated(s, sampler="ancestral")            # its steps make nan of level 0
     for x, _ in seen:
         require(not x[:, :, known].isnan().any(), "generate: expected the network to see known frames as "

@@ -124,11 +124,14 @@ def check_packed(s):
 # --- 4. the block -------------------------------------------------------------------------------------
 
 def block_of(block, x, condition, frame, rope, silu=True, order="shift scale gate", gates=True,
-             parallel=False, pairs=False):
+             parallel=False, pairs=False, in_float32=True):
     """The block with the numbers of each token; the keywords are ways to get it wrong."""
     if silu:
         condition = nnf.silu(condition)
-    six = block.modulation(condition)[:, frame].chunk(6, dim=-1)                # (B,L,D) each
+    modulation = block.modulation(condition)
+    if in_float32:
+        modulation = modulation.float()
+    six = modulation[:, frame].chunk(6, dim=-1)                                 # (B,L,D) each
     if pairs:
         six = [six[i] for i in (0, 1, 4, 2, 3, 5)]                  # shift, scale, twice, then the two gates
     first, second = dict(zip(order.split(), six[:3])), dict(zip(order.split(), six[3:]))
@@ -167,6 +170,17 @@ def check_block(s):
         "the MLP sees what the attention saw, not its result": block_of(block, *args, parallel=True),
         "every token has the condition of frame 0": block_of(block, x, condition, 0 * frame, rope)}
     expect(block(*args), block_of(block, *args), "DiTBlock", mistakes, atol=2e-3)
+    check_float32(block, args)
+
+
+@torch.no_grad()
+def check_float32(block, args):
+    """Modulations that come in bfloat16, as under autocast, are used in float32."""
+    block.modulation.register_forward_hook(lambda layer, inputs, output: output.bfloat16())
+    mistakes = {"1 + scale is rounded to bfloat16: `.float()` keeps modulations in float32":
+                block_of(block, *args, in_float32=False)}
+    got = block(*args)
+    expect(got, block_of(block, *args), "DiTBlock under autocast", mistakes, atol=2e-3)
 
 
 @torch.no_grad()

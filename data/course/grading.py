@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ GRADERS = (grade_patches, grade_transformer, grade_diffusion, grade_steps, grade
            grade_muon)
 CHECKS = {part: checks for grader in GRADERS for part, checks in grader.CHECKS.items()}
 LIMIT = 20                                                          # seconds a part may take
+MOST_PRINTED = 10 ** 7                                              # bytes; more is a loop without end
 
 
 class Grade(NamedTuple):
@@ -94,7 +96,7 @@ def grade_part(student, staff, part, limit=LIMIT):
     passed = reasons.count(None)
     missed = list(dict.fromkeys(reason for reason in reasons if reason))        # each once, in order
     if missed and printed:
-        missed.append(f"(your code printed {ends_of(printed)})")
+        missed.append(f"(your code printed {printed})")
     return Grade(most * passed / len(reasons), most, missed)
 
 
@@ -106,17 +108,28 @@ def in_process(function, args, limit):
         process = context.Process(target=work, args=(function, args, str(path)))
         process.start()
         try:
-            process.join(limit)
-            late = process.is_alive()
+            stopped = wait(process, path / "printed", limit)
         finally:                                                    # also after Ctrl-C: it may loop for ever
             process.kill()
             process.join()
-        printed = read(path / "printed").strip()
-        if late:
-            return None, f"stopped after {limit:g} seconds: is there a loop without end?", printed
+        printed = ends_of(path / "printed")
+        if stopped:
+            return None, f"stopped after {stopped}: is there a loop without end?", printed
         if not (path / "result.json").exists():
             return None, f"the process ended (code {process.exitcode}) before the checks did", printed
-        return json.loads(read(path / "result.json")), "", printed
+        return json.loads((path / "result.json").read_text()), "", printed
+
+
+def wait(process, printed, limit):
+    """Waits until a process ends. If it takes too long, or prints too much, returns how much; else ""."""
+    end = time.monotonic() + limit
+    while process.is_alive():
+        if time.monotonic() > end:
+            return f"{limit:g} seconds"
+        if printed.exists() and printed.stat().st_size > MOST_PRINTED:
+            return f"it had printed {MOST_PRINTED / 1e6:g} MB"
+        process.join(0.1)
+    return ""
 
 
 def start_method():
@@ -130,24 +143,26 @@ def start_method():
 def work(function, args, folder):
     """In the other process: calls, and writes the result. What is printed goes to a file."""
     path = Path(folder)
-    with (path / "printed").open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    file = (path / "printed").open("w", encoding="utf-8", errors="replace", buffering=1)
+    sys.stdout = sys.stderr = file                                  # to the end: tracebacks too
     torch.set_num_threads(1)
     result = function(*args)
-    sys.stdout.flush()
     (path / "half").write_text(json.dumps(result))
     os.replace(path / "half", path / "result.json")
 
 
-def read(path):
-    """The text of a file that may not be there, and may hold anything."""
-    return path.read_text(errors="replace") if path.exists() else ""
-
-
-def ends_of(text):
-    """The first and last five lines of what was printed, each cut short, in one line."""
-    lines = [line[:80] for line in text.strip().splitlines()]
+def ends_of(path, size=4000):
+    """The first and last five lines of a file, each cut short, in one line; "" if nothing is in it. Of a long
+    file only its ends are read, `size` bytes each."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        data = file.read(2 * size)
+        length = path.stat().st_size
+        if length > len(data):
+            file.seek(length - size)
+            data = data[:size] + b"\n" + file.read(size)
+    lines = [line[:80] for line in data.decode(errors="replace").strip().splitlines()]
     if len(lines) > 10:
         lines = [*lines[:5], "...", *lines[-5:]]
-    return repr(" | ".join(lines))
+    return repr(" | ".join(lines)) if lines else ""

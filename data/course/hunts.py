@@ -3,13 +3,17 @@
 A student gets a copy with one of them and is not told which. For the staff: how each shows, and the
 measurement (measurements.py) that tells it for certain.
 """
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from data.course.blanks import PACKED, module_of
+from data.course.blanks import module_of, without_marks
 from data.course.copies import copy_to, new_folder
+from data.course.grading import in_process
 from data.course.measurements import MEASUREMENTS
 from sora import InputError
+
+LIMIT = 120                                                         # seconds a measurement may take
 
 
 class Hunt(NamedTuple):
@@ -85,13 +89,16 @@ def changed(text, hunt):
 
 
 def make(name, number):
-    """Writes a copy with a mistake into a new folder. It has no blanks."""
+    """Writes a copy with a mistake into a new folder. It has no blanks, and neither graders nor marks:
+    with these, `grade` would name the mistake, and end the hunt."""
     if number not in HUNTS:
         raise InputError(f"hunt {number}: expected 1 to {len(HUNTS)}")
     hunt, folder = HUNTS[number], copy_to(new_folder(name))
-    (folder / "data" / "course" / PACKED.name).unlink()             # comparing would end the hunt
     path = folder / hunt.file
     path.write_text(changed(path.read_text(encoding="utf-8"), hunt), encoding="utf-8")
+    sora = folder / "sora.py"
+    sora.write_text(without_marks(sora.read_text(encoding="utf-8")), encoding="utf-8")
+    shutil.rmtree(folder / "data" / "course")
 
 
 def loader(root, texts=None):
@@ -110,11 +117,21 @@ def measure(name, load):
     return value, f"{low:g} to {high:g}", low <= value <= high
 
 
-def expose(name):
-    """All measurements of a copy: (name, value, expected, whether it is fine), one after the other."""
+def expose(name, limit=LIMIT):
+    """All measurements of a copy, each in a process of its own, because a student has changed the code:
+    (name, value in words, expected, whether it is fine), one after the other."""
     if not (Path(name) / "sora.py").is_file():
         raise InputError(f"{name}/sora.py: no such file; expected a folder that `hunt` wrote")
-    for title in MEASUREMENTS:
-        yield title, *measure(title, loader(name))
+    for title, (_, low, high) in MEASUREMENTS.items():
+        result, problem, _ = in_process(try_to_measure, (title, name), limit)
+        value, fine = result or (problem, False)
+        yield title, value, f"{low:g} to {high:g}", fine
 
 
+def try_to_measure(title, folder):
+    """In the other process: (the value in words, or what the copy's code raised; whether it is fine)."""
+    try:
+        value, _, fine = measure(title, loader(folder))
+    except (Exception, SystemExit) as error:
+        return f"{type(error).__name__}: {str(error)[:80]!r}", False
+    return f"{value:.4g}", fine

@@ -11,18 +11,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from data.course.blanks import module_of
 from data.course.checks import Missed, expect, require
 from data.evaluation.judge import real_clips
-from data.runtime.checkpoints import SHIPPED, load_checkpoint, load_models
+from data.runtime.checkpoints import SHIPPED, config_of, load_checkpoint, load_models
+from data.runtime.config import ClipConfig
 from sora import DDPM, Config, DiT, InputError, diffusion_loss, generate
 
 
 def graded(folder, name):
-    """(points, reasons) of an open part. What the student's code raises is a reason."""
+    """(points, reasons) of an open part."""
+    grader = {"cache": cache, "forcing": forcing, "recipe": recipe}[name]
+    return tried(grader, folder, f"open/{name}")
+
+
+def tried(grader, folder, what):
+    """grader(folder), which gives (points, reasons). What it raises is a reason, and gives no points."""
     try:
-        return {"cache": cache, "forcing": forcing, "recipe": recipe}[name](folder)
+        return grader(folder)
     except (Missed, InputError) as error:
         return 0.0, [str(error)]
     except (Exception, SystemExit) as error:
-        return 0.0, [f"open/{name}: {type(error).__name__}: {str(error)[:200]}"]
+        said = str(error).strip().split("\n")[0]
+        return 0.0, [f"{what}: {type(error).__name__}: {said[:200]}"]
 
 
 def in_proportion(most, value, none, full):
@@ -76,28 +84,22 @@ def cache(folder):
 # --- diffusion forcing --------------------------------------------------------------------------------
 
 def forcing(folder):
-    """Levels of their own, 2 points; a staircase, 2; a lower loss at such levels, 6."""
-    mine, points, reasons = code(folder, "forcing.py"), 0.0, []
-    for check in (check_levels, check_staircase):
-        try:
-            check(mine)
-            points += 2
-        except Missed as missed:
-            reasons.append(str(missed))
-    if not (folder / "forcing.pt").is_file():
-        return points, [*reasons, "open/forcing.pt: no checkpoint; expected one trained with your levels"]
-    theirs, base = forced_loss(folder / "forcing.pt"), forced_loss(SHIPPED)
-    more = in_proportion(6, theirs / base, none=1.0, full=0.97)
-    if more < 6:
-        reasons.append(f"held-out loss {theirs:.4g}, of the weights that come along {base:.4g}: all "
-                       "points at 3 % less")
-    return points + more, reasons
+    """Levels of their own, 2 points; a staircase, 2; a lower loss at such levels, 6. What is wrong with one
+    of them costs the points of that one."""
+    pieces = {"draw_levels": grade_levels, "staircase": grade_staircase, "the checkpoint": grade_loss}
+    points, reasons = 0.0, []
+    for name, grader in pieces.items():
+        earned, missing = tried(grader, folder, f"open/forcing, {name}")
+        points += earned
+        reasons += missing
+    return points, reasons
 
 
-def check_levels(mine):
+def grade_levels(folder):
     """One level for each unknown frame."""
     process, known = DDPM(1000), torch.rand(500, 4) < 0.3
-    t = mine.draw_levels(process, known, torch.Generator().manual_seed(0))
+    draw_levels = code(folder, "forcing.py").draw_levels
+    t = draw_levels(process, known, torch.Generator().manual_seed(0))
     require(t.shape == known.shape, f"draw_levels: expected levels (B,F), got {tuple(t.shape)}")
     require(bool((t[known] == 0).all()), "draw_levels: expected level 0 in known frames")
     require(bool(((t >= 1) & (t <= 1000))[~known].all()), "draw_levels: expected 1 to N in unknown frames")
@@ -105,12 +107,13 @@ def check_levels(mine):
     together = torch.corrcoef(t[both][:, :2].T.float())[0, 1].item()
     require(abs(together) < 0.2, "draw_levels: expected frames of a clip to be independent, got a "
                 f"correlation of {together:.2f}")
+    return 2.0, []
 
 
-def check_staircase(mine):
+def grade_staircase(folder):
     """Levels that fall, early frames first."""
     process = DDPM(1000)
-    levels = mine.staircase(process, 10, 4)
+    levels = code(folder, "forcing.py").staircase(process, 10, 4)
     require(levels.ndim == 2 and levels.shape[1] == 4, "staircase: expected (S+1,F), got "
             f"{tuple(levels.shape)}")
     require(bool((levels[0] == 1000).all() and (levels[-1] == 0).all()), "staircase: expected N first "
@@ -120,20 +123,36 @@ def check_staircase(mine):
     require(bool((levels.diff(dim=1) >= 0).all()), "staircase: expected early frames never noisier "
                                                "than later ones")
     require(bool((levels.diff(dim=1) > 0).any()), "staircase: expected early frames to be ahead somewhere")
+    return 2.0, []
+
+
+def grade_loss(folder):
+    """A lower loss than that of the weights that come along."""
+    path = folder / "forcing.pt"
+    require(path.is_file(), "open/forcing.pt: no checkpoint; expected one trained with your levels")
+    theirs, base = forced_loss(path), forced_loss(SHIPPED)
+    points = in_proportion(6, theirs / base, none=1.0, full=0.97)
+    if points == 6:
+        return points, []
+    return points, [f"held-out loss {theirs:.4g}, of the weights that come along {base:.4g}: all points at "
+                    "3 % less"]
 
 
 @torch.no_grad()
 def forced_loss(path, n=64):
-    """The loss of n held-out clips of a checkpoint, every frame at a level of its own."""
+    """The loss of a checkpoint, every frame at a level of its own, on n held-out clips. These are of the kind
+    that the weights that come along were trained on, whatever a student's checkpoint was trained on."""
     saved, shipped = load_checkpoint(path), load_checkpoint(SHIPPED)
     for name, x in shipped["vae"].items():
         require(torch.equal(saved["vae"][name].half(), x.half()), f"open/{path.name}: its VAE is not "
                 "that of data/weights/tiny.pt, so losses cannot be compared: train with --vae "
                 "data/weights/tiny.pt, or --init data/weights/tiny.pt --vae-steps 0")
     config, vae, dit, process, _ = load_models(path)
-    kind = config.process, config.prediction
-    require(kind == ("ddpm", "v"), f"open/{path.name}: expected ddpm with v-prediction, got {' '.join(kind)}")
-    video, caption = real_clips(config, "heldout", n)
+    kind = config.process, config.prediction, config.noise_steps
+    require(kind == ("ddpm", "v", 1000), f"open/{path.name}: expected ddpm, v-prediction and 1000 levels, got "
+            f"{config.process}, {config.prediction} and {config.noise_steps}")
+    clips = config_of(shipped, ClipConfig, SHIPPED)
+    video, caption = real_clips(clips, "heldout", n)
     rng = torch.Generator().manual_seed(0)
     latent = vae.encode(video)
     t = process.draw_levels((n, latent.shape[2]), rng)              # (B,F)

@@ -41,6 +41,7 @@ NETWORK = {
          "clips see each other")],
     4: [("self.modulation(nnf.silu(condition)).float()", "self.modulation(condition).float()",
          "silu is not applied"),
+        ("nnf.silu(condition)).float()", "nnf.silu(condition))", "1 + scale is rounded to bfloat16"),
         ("shift1, scale1, gate1, shift2, scale2, gate2 =", "scale1, shift1, gate1, scale2, shift2, gate2 =",
          "shift and scale are swapped"),
         ("shift1, scale1, gate1, shift2, scale2, gate2 =", "gate1, shift1, scale1, gate2, shift2, scale2 =",

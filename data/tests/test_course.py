@@ -1,36 +1,19 @@
-"""The course: blanks cut from sora.py, graders that the original passes and wrong answers do not, copies."""
+"""The course: blanks cut from sora.py, graders that the original passes and wrong answers do not."""
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from data.course import copies, grading
+from data.course import grading
 from data.course.__main__ import main
 from data.course.blanks import blank, fill, find, frame_of, original, pieces
+from data.course.hunts import HUNTS
 from data.course.parts import OPEN, PARTS
 from data.course.wrong import WRONG, apply
-from data.tests.conftest import ROOT, call, complaint
+from data.tests.conftest import ROOT, call
 
 TEXT = original()
 CHANGES = [(part, number) for part, changes in WRONG.items() for number in range(len(changes))]
-
-
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """A student's copy, as `make` writes it."""
-    folder = tmp_path_factory.mktemp("course") / "copy"
-    copies.make(folder)
-    return folder
-
-
-def answers(folder, changes):
-    """Puts texts in the places of parts: {part: text, for all of its places}."""
-    text = copies.read_student(folder)
-    for part, new in changes.items():
-        text = fill(text, part, [new] * len(pieces(text, part)))
-    (folder / "sora.py").write_text(text)
 
 
 # --- the marks ----------------------------------------------------------------------------------------
@@ -98,103 +81,28 @@ def test_wrong_answers_that_no_longer_fit_are_an_error():
         apply(TEXT.replace("signal * eps", "noise_free * eps"), 6, WRONG[6][0])
 
 
-# --- copies -------------------------------------------------------------------------------------------
-
-def test_a_copy_holds_no_answers(copy):
-    names = {path.relative_to(copy).as_posix() for path in copy.rglob("*")}
-    assert {"sora.py", "train.py", "sample.py", "data/course/README.md", "data/weights/tiny.pt"} <= names
-    staff = [name for name in names if "wrong" in name or "hunt" in name or "measurements" in name]
-    assert not staff, f"a student's copy: expected none of the staff's files, got {staff}"
-    assert "For the staff" not in (copy / "data/course/README.md").read_text()
-    for part in PARTS:
-        assert all(piece.strip().startswith("raise") for piece in pieces(copies.read_student(copy), part))
-
-
-def test_untouched_filled_in_and_everything_between(copy, capsys):
-    """`grade` of a copy, each part in a process: nothing, all, and a different harm in each part."""
-    def graded(folder, *flags):
-        capsys.readouterr()
-        call(main, "grade", folder, *flags)
-        return capsys.readouterr().out
-
-    said = graded(copy)
-    assert said.count(" 0.0 of ") == len(PARTS) + 1 and "Traceback" not in said, said
-    assert said.count("is yours to write") == len(PARTS), f"expected a reason for each part, got {said}"
-
-    text = copies.read_student(copy)
-    for part in PARTS:
-        text = fill(text, part, pieces(TEXT, part))
-    (copy / "sora.py").write_text(text)
-    said = graded(copy)
-    most = sum(part.points for part in PARTS.values())
-    assert f"{most:.1f} of {most}" in said and "note" not in said, f"filled with the original: got {said}"
-
-    answers(copy, {1: "    return latent +",                        # does not even parse
-                   5: "        import os; os._exit(3)",
-                   6: "        print('hello'); raise SystemExit",
-                   8: "        torch.set_default_dtype(torch.float64)\n" + pieces(TEXT, 8)[0]})
-    text = copies.read_student(copy).replace("def rotate(", "def turn(", 1)
-    wrong = next(wrong for wrong in WRONG[9] if "s - t is negative" in wrong.says)
-    text = fill(text, 9, pieces(apply(TEXT, 9, wrong), 9))          # Euler's sign, one check of five
-    first = re.search(r"^ *# >>> part 3\n", text, re.MULTILINE)[0]
-    (copy / "sora.py").write_text(text.replace(first, "", 1))
-    (copy / "data/course/checks.py").write_text("def expect(*args): pass\n")
-    said = graded(copy)
-    for words in ("4.0 of 5", "s - t is negative", "SyntaxError", "ended (code 3)", "SystemExit",
-                  "printed 'hello |", "default dtype", "put the marks back", "def turn(",
-                  "checks.py differs from the staff's"):
-        assert words in said, f"expected {words!r} in what the student is told, got {said}"
-    fine = [part for part in PARTS if part not in (1, 3, 5, 6, 8, 9)]
-    for part in fine:
-        points = f"{PARTS[part].points:.1f} of {PARTS[part].points}"
-        line = re.search(rf"^part +{part} .*", said, re.MULTILINE)[0]
-        assert line.endswith(points), f"part {part} is right: expected {points}, got {line}"
-
-    answers(copy, {4: "        while True: pass"})
-    said = graded(copy, "--part", 4, "--limit", 2)
-    assert "0.0 of 6" in said and "stopped after 2 seconds" in said, said
-
-
-def test_a_copy_grades_and_reveals_itself(tmp_path):
-    """With its own graders, although its sora.py does not even parse."""
-    folder = tmp_path / "copy"
-    copies.make(folder)
-    answers(folder, {2: "    return ("})
-    for command in (["reveal", ".", "8"], ["grade", ".", "--part", "2", "8"]):
-        done = subprocess.run([sys.executable, "-m", "data.course", *command], cwd=folder, text=True,
-                              capture_output=True, timeout=300)
-        assert done.returncode == 0, f"{command} in a copy: {done.stderr}"
-    assert "4.0 of 10" in done.stdout, f"expected all points of part 8 only, got {done.stdout}"
-    assert pieces(copies.read_student(folder), 8) == pieces(TEXT, 8)
-    assert "yours to write" in (folder / "part8.mine.txt").read_text()
-    copies.reveal(folder, 8)
-    assert "yours to write" in (folder / "part8.mine.txt").read_text(), "revealed twice, and what was kept is lost"
-
-
-def test_bad_input_is_one_line(tmp_path, capsys):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("precious")
-    assert "not an empty folder" in complaint(capsys, main, "make", tmp_path / "full")
-    assert (tmp_path / "full" / "mine.txt").read_text() == "precious"
-    assert "no such file" in complaint(capsys, main, "grade", tmp_path / "none")
-    assert "--part 99" in complaint(capsys, main, "grade", ROOT, "--part", 99)
-    assert "part 99" in complaint(capsys, main, "part", 99)
-    assert "part 99" in complaint(capsys, main, "reveal", ROOT, 99)
-    assert "hunt 99" in complaint(capsys, main, "hunt", tmp_path / "new", 99)
-    assert "no such file" in complaint(capsys, main, "expose", tmp_path)
-
+# --- the sheet, and what is said ----------------------------------------------------------------------
 
 def test_the_sheet_lists_what_there_is(capsys):
     """Titles and points of README.md are those of parts.py, and every part can be shown."""
     sheet = (ROOT / "data/course/README.md").read_text()
     for number, part in PARTS.items():
-        row = f"| {number} | {part.title} | {part.minutes} | {part.points} |"
+        title = part.title.replace("|", r"\|")                     # which would end the cell
+        row = f"| {number} | {title} | {part.minutes} | {part.points} |"
         assert row in sheet, f"data/course/README.md: expected the row {row!r}"
         call(main, "part", number)
         assert part.title in capsys.readouterr().out
     for name, part in OPEN.items():
         assert f"`{name}`" in sheet and part.title in sheet, f"data/course/README.md: nothing on {name}"
     assert len(sheet.splitlines()) <= 200
+    staff = (ROOT / "data/course/STAFF.md").read_text()
+    answers = staff.partition("## The ten questions")[2].partition("##")[0]
+    questions = sheet.partition("Questions to answer")[2].partition("Budget")[0]
+    numbers = re.findall(r"^\d+\.", questions, re.MULTILINE)
+    assert len(numbers) == 10 and re.findall(r"^\d+\.", answers, re.MULTILINE) == numbers
+    mistakes = staff.partition("## The mistakes")[2].partition("##")[0]
+    rows = re.findall(r"^\| (\d) ", mistakes, re.MULTILINE)
+    assert [int(row) for row in rows] == list(HUNTS), f"STAFF.md: expected a row for each hunt, got {rows}"
 
 
 def test_code_that_raises_is_shown_its_line():

@@ -6,6 +6,7 @@ import pytest
 
 from data.course.blanks import fill, original
 from data.course.grading import check_part
+from data.course.wrong import Wrong, apply
 
 ANSWERS = {
     1: ["""
@@ -158,3 +159,15 @@ ANSWERS = {
 def test_right_answers_written_otherwise_get_all_points(part):
     reasons = check_part(fill(original(), part, [text.strip("\n") for text in ANSWERS[part]]), part)
     assert not any(reasons), f"part {part}, right but written otherwise: expected all points, got {reasons}"
+
+
+SMALL_CHANGES = [  # (part, what stands in sora.py, what is as good)
+    (4, "gate2 = modulation.chunk(6, dim=-1)", "gate2 = [part.float() for part in modulation.chunk(6, dim=-1)]"),
+    (12, "words, positions, **sampling)", "words, positions if anchor or backward else None, **sampling)"),
+]
+
+
+@pytest.mark.parametrize("part, old, new", SMALL_CHANGES)
+def test_small_changes_that_are_right_get_all_points(part, old, new):
+    reasons = check_part(apply(original(), part, Wrong(old, new, "")), part)
+    assert not any(reasons), f"part {part}, {new!r} instead of {old!r}: expected all points, got {reasons}"

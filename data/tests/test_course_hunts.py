@@ -1,6 +1,8 @@
 """The course's mistakes to hunt, each exposed by its measurement; open parts, the ladder, the board."""
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 import train
 from data.course import board, copies, hunts, ladder, open_grades, open_parts
 from data.course.__main__ import main
+from data.course.blanks import without_marks
 from data.course.hunts import HUNTS
 from data.course.measurements import MEASUREMENTS
 from data.runtime import checkpoints
@@ -35,17 +38,35 @@ def test_hunts_and_measurements_belong_together():
 
 
 def test_a_hunt_is_a_copy_with_one_mistake(tmp_path, capsys):
-    """Nothing in it says which, and `expose` does."""
+    """Nothing in it says which, `grade` does not either, and `expose` does."""
     folder = tmp_path / "hunt"
     call(main, "hunt", folder, 3)
     differs = [name for name in copies.TOP if (folder / name).read_bytes() != (ROOT / name).read_bytes()]
     assert differs == ["sora.py"], f"expected one file with a mistake, got {differs}"
-    names = {path.name for path in (folder / "data/course").iterdir()}
-    assert not names & {"hunts.py", "measurements.py", "original.gz"}, f"the copy gives it away: {names}"
-    capsys.readouterr()
+    expected = hunts.changed(without_marks((ROOT / "sora.py").read_text()), HUNTS[3])
+    assert (folder / "sora.py").read_text() == expected, "expected sora.py without marks, with the mistake"
+    assert not (folder / "data/course").exists(), "graders in the copy would name the mistake"
+    said = complaint(capsys, main, "grade", folder)
+    assert "no lines `# >>> part 1`" in said and "return mean" not in said, said
+    scripts = subprocess.run([sys.executable, "-c", "import train, sample"], cwd=folder, capture_output=True)
+    assert scripts.returncode == 0, f"train.py and sample.py need no graders: {scripts.stderr.decode()}"
     call(main, "expose", folder)
     off = [line for line in capsys.readouterr().out.splitlines() if line.startswith("OFF")]
     assert len(off) == 1 and HUNTS[3].measure in off[0], f"expected {HUNTS[3].measure!r} to be off, got {off}"
+
+
+def test_expose_takes_each_measurement_on_its_own(tmp_path):
+    """One file that does not parse and one that never ends: the others are measured."""
+    folder = tmp_path / "mended"
+    copies.copy_to(folder)
+    (folder / "sora.py").write_text("def guided(:\n")
+    (folder / "data/runtime/checkpoints.py").write_text("while True: pass\n")
+    lines = dict(zip(MEASUREMENTS, hunts.expose(folder, limit=20)))
+    digits, endless = HUNTS[9].measure, HUNTS[7].measure
+    assert lines.pop(digits)[1:] == ("0", "0 to 0", True), lines
+    assert "stopped after" in lines.pop(endless)[1]
+    for name, (_, value, _, fine) in lines.items():
+        assert value.startswith("SyntaxError") and not fine, f"{name}: expected SyntaxError, got {value}"
 
 
 # --- open parts ---------------------------------------------------------------------------------------
@@ -104,6 +125,30 @@ def test_forcing_is_checked_and_measured(handed_in):
     assert points == 0 and "independent" in reasons[0] and "ahead" in reasons[1], (points, reasons)
 
 
+def test_forcing_keeps_the_points_of_what_is_right(handed_in):
+    """Each of its three pieces may raise what it likes."""
+    (handed_in / "forcing.py").write_text(FORCING.replace("rows = ", "rows = None + "))
+    (handed_in / "forcing.pt").write_bytes(b"damaged")
+    points, reasons = open_grades.graded(handed_in, "forcing")
+    assert points == 2 and len(reasons) == 2, (points, reasons)
+    assert "staircase: TypeError" in reasons[0] and "damaged" in reasons[1], reasons
+    (handed_in / "forcing.py").write_text(FORCING.replace("torch.where(known, 0, ", "(None + "))
+    points, reasons = open_grades.graded(handed_in, "forcing")
+    assert points == 2 and "draw_levels: TypeError" in reasons[0], (points, reasons)
+
+
+def test_forcing_is_measured_on_the_clips_of_the_weights_that_come_along(handed_in):
+    """Not on those that the student's checkpoint was trained on: shorter ones would be easier."""
+    saved = checkpoints.load_checkpoint(checkpoints.SHIPPED)
+    del saved["format"]
+    path = handed_in / "forcing.pt"
+    checkpoints.save_checkpoint(path, **saved | {"config": saved["config"] | {"frames": 8, "digit_size": 12}})
+    assert open_grades.forced_loss(path, 8) == open_grades.forced_loss(checkpoints.SHIPPED, 8)
+    checkpoints.save_checkpoint(path, **saved | {"config": saved["config"] | {"noise_steps": 10}})
+    with pytest.raises(open_grades.Missed, match="got ddpm, v and 10"):
+        open_grades.forced_loss(path, 8)
+
+
 def test_recipe_counts_in_deviations_of_the_baseline(handed_in):
     table = {"frechet": [21.0, 22.0, 23.0], "baseline": [22.0, 23.0, 24.0], "seeds": 3 * [{"legibility": 0.9}]}
     (handed_in / "recipe.json").write_text(json.dumps(table))
@@ -143,6 +188,9 @@ def test_board_takes_entries_with_one_changed_file(tmp_path, capsys):
     folder = tmp_path / "entry"
     copies.copy_to(folder)
     assert board.changed_file(folder) == "", "an unchanged copy is the baseline"
+    for name in ("open", "venv", ".venv"):
+        (folder / name).mkdir()
+        (folder / name / "mine.py").write_text("not the entry's")
     (folder / "train.py").write_text((ROOT / "train.py").read_text() + "\n")
     assert board.changed_file(folder) == "train.py"
     (folder / "sora.py").write_text((ROOT / "sora.py").read_text() + "\n")
@@ -151,11 +199,14 @@ def test_board_takes_entries_with_one_changed_file(tmp_path, capsys):
     assert "no train.py" in complaint(capsys, main, "board", tmp_path)
     (tmp_path / "old.json").write_text("{}")
     assert "not a file" in complaint(capsys, main, "board", ROOT, "--baseline", tmp_path / "old.json")
+    assert "--n 1: expected 2" in complaint(capsys, main, "board", ROOT, "--n", 1)
 
 
 def test_board_measures_what_an_entry_made(tmp_path, monkeypatch, capsys, few_references):
-    """Training and sampling are stand-ins here: the entry's clips are held-out ones."""
+    """Training and sampling are stand-ins here: the entry's clips are held-out ones. It runs in a copy."""
     def run(folder, minutes, *command):
+        names = {path.name for path in (folder / "data/weights").iterdir()}
+        assert "ship.py" in names and "tiny.pt" not in names, f"expected no trained weights, got {names}"
         if command[0] == "train.py":
             return
         video, caption = open_grades.real_clips(board.ClipConfig(), "heldout", 40)
