@@ -253,7 +253,8 @@ def finish(run):
         samples = score.pictures(run.out / "samples.gif", c, run.vae, run.process, run.ema, c.seed, n=64,
                                  sources=run.sources, progress=True)
         said = score.verdict(c, run.vae, *samples, c.seed, run.sources, progress=True)
-    print(f"expected {run.expected or 'see README.md'}; got {said}")
+    expected = f"expected {run.expected}; " if run.expected else ""
+    print(f"{expected}got {said}")
     print(f"wrote {run.out / 'samples.gif'} and {ckpt}; try: python3 sample.py --ckpt {ckpt}")
 
 
