@@ -98,9 +98,10 @@ def in_a_circle(job, frames=None):
 
 def edited(job, clip, strength, frames=None):
     """The clip, noised to a level and denoised to the caption (SDEdit). At most a window of it."""
-    most = min(frames or clip.shape[2], job.windows[0] * TIME, clip.shape[2])
-    if most < clip.shape[2]:
-        print(f"note: only the first {most} frames are edited; at most a window, see --window")
+    wanted = frames or clip.shape[2]
+    most = min(wanted, job.windows[0] * TIME, clip.shape[2])
+    if most < wanted:
+        print(f"note: only the first {most} frames are edited: no more than the clip or a window (--window) has")
     draft = encode(job, clip[:, :, :ceil_div(most, TIME) * TIME])
     known = torch.zeros(draft.shape[2], dtype=torch.bool, device=draft.device)
     latent = generate(*job.model, draft, known, job.caption, strength=strength, **job.sampling)
@@ -222,7 +223,7 @@ def main(argv=None):
         raise InputError(f"--window {windows[0] * TIME}: expected at least {least_window(args) * TIME} frames")
     clips, size, rate = given_clips(args, config)
     fps, shown = args.fps or rate or 12, args.frames or config.frames
-    print_notes(args, config, size, fps)
+    print_notes(args, config, size, args.fps or rate)
     scale = args.scale or max(round(128 / size[1]), 1)
     check_room(args, config, size, windows[0], shown, scale)
     unseen = TIME - 1 if args.image else 0

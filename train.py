@@ -71,7 +71,7 @@ def parse(argv=None):
     parser = Parser(__doc__)
     add = parser.add_argument_group("the run").add_argument
     add("--out", default="out", metavar="DIR", help="folder for checkpoint, log and pictures (out)")
-    add("--overwrite", action="store_true", help="start anew although DIR has a checkpoint, which is lost")
+    add("--overwrite", action="store_true", help="start anew although DIR has a run, which is lost")
     add("--preset", choices=PRESETS, help="which defaults (tiny)")
     add("--until", type=int, default=10 ** 12, metavar="STEP", help="stop after this transformer step")
     source = parser.add_argument_group("start from").add_mutually_exclusive_group()
@@ -227,14 +227,14 @@ def main(argv=None):
     """Both stages, then the pictures and the numbers to hold against the README's."""
     args = parse(argv)
     make_folder(args.out)
-    with only_one(args.out):
+    with only_one(args.out), together():
         with replacing_run(args):
             run = start(args, PRESETS)
             run.probe, run.preview = probe, preview
             same = [name for name in EXPECTED if PRESETS[name] == replace(run.config, seed=0)]
             run.expected = EXPECTED[same[0]] if same else None
             begin(run)
-        with together(run), obeying_signals(run):
+        with obeying_signals(run):
             if run.stage == "vae":
                 train_vae(run)
                 measure_latents(run)

@@ -21,6 +21,7 @@ from data.clips.files import make_folder
 from data.clips.find import find_clips
 from data.clips.reading import CLIPS, Clip, array_frames, in_time, load_mnist_test, open_clip
 from data.clips.reading import to_channels
+from data.runtime.writing import cannot_write
 from sora import InputError
 
 VERSION = 3
@@ -152,6 +153,8 @@ def decode(config, found, path):
         table = {"found": found, "shape": [total, *size, config.channels], "clips": clips, "skipped": skipped}
         raw.write_text(json.dumps(table))
         os.replace(raw, with_ending(path, ".json"))
+    except OSError as error:
+        raise InputError(f"{cannot_write(raw, error)}; --cache DIR names another place") from None
     finally:
         raw.unlink(missing_ok=True)
 

@@ -2,7 +2,9 @@
 
 A clip in memory is float (c,T,H,W) in [-1,1], c = 1 grey or 3 RGB; a batch of clips (B,c,T,H,W).
 """
+import io
 import math
+import struct
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -10,10 +12,10 @@ import imageio.v2 as imageio
 import imageio.v3 as iio
 import numpy as np
 import torch
-from imageio_ffmpeg import count_frames_and_secs
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from data.clips.videos import count_frames
 from data.runtime.errors import undisturbed
 from data.runtime.writing import putting_in_place, replacing
 from sora import InputError
@@ -77,22 +79,29 @@ class GifFile:
 
     def close(self):
         """Pillow makes one of equal frames, which is shown longer; the comment says how long one of them
-        was, so that reading gets all of them back. Times are whole hundredths of a second, at least two,
-        because browsers slow down what is faster."""
-        duration = max(round(100 / self.fps), 2) * 10
-        comment = f"sora.py: {duration} ms a frame".encode()
-        # in memory first: on a full disk Pillow would try again when it is cleared away, with a traceback
-        gif = iio.imwrite("<bytes>", np.concatenate(self.parts), extension=".gif", duration=duration,
-                          comment=comment, loop=0)
-        self.path.write_bytes(gif)
+        was, so that reading gets all of them back."""
+        delay, gif = gif_delay(self.fps), io.BytesIO()
+        first, *rest = [Image.fromarray(frame) for frame in np.concatenate(self.parts)]
+        try:
+            first.save(gif, "GIF", save_all=True, append_images=rest, duration=delay, loop=0,
+                       comment=f"sora.py: {delay} ms a frame".encode())
+        except (OverflowError, struct.error):           # times have 16 bits
+            raise OSError("a picture stands still for over 655 s, the most in a .gif: choose .mp4") from None
+        self.path.write_bytes(gif.getvalue())
+
+
+def gif_delay(fps):
+    """For how many ms a .gif shows a frame: whole hundredths of a second, at least two, because browsers
+    slow down what is faster."""
+    return max(round(100 / fps), 2) * 10
 
 
 class VideoFile:
     """A .mp4 or .webm, written by ffmpeg as the frames come."""
 
     def __init__(self, path, fps):
-        self.path, self.frames = path, 0
-        self.out = imageio.get_writer(path, fps=fps, macro_block_size=1,
+        self.path, self.frames = path.absolute(), 0     # 12:30.mp4 would be a protocol, ~ a home
+        self.out = imageio.get_writer(self.path, fps=fps, macro_block_size=1,
                                       ffmpeg_log_level="quiet", **CODECS[path.suffix])
 
     def write(self, pixels):
@@ -105,10 +114,7 @@ class VideoFile:
     def close(self):
         """Raises OSError unless all frames are in the file: a full disk ends ffmpeg without a word."""
         self.out.close()
-        try:
-            found, _ = count_frames_and_secs(str(self.path))
-        except RuntimeError:                            # it cannot be read at all
-            found = 0
+        found = count_frames(self.path)
         if found != self.frames:
             raise OSError(f"ffmpeg wrote {found} of {self.frames} frames")
 
@@ -180,6 +186,7 @@ def is_ours(path):
 
 def write_clip(path, videos, fps=12, scale=1, columns=None):
     """Writes clips (B,c,T,H,W) that are all there already; see ClipWriter."""
+    check_writable(path)
     writer = ClipWriter(path, videos.shape[2], fps, scale, columns)
     with putting_in_place(writer.part, path):
         for piece in videos.split(64, dim=2):                       # enlarged, all at once may be too much

@@ -13,7 +13,6 @@ import torch
 
 from data.clips.cache import read_cache
 from data.clips.moving_mnist import MovingMNIST, load_digits
-from data.clips.reading import to_float
 from data.runtime.config import ceil_div, check, shapes_of
 from sora import TIME, InputError
 
@@ -154,6 +153,14 @@ def check_words(config, data, known):
               f"captions: {', '.join(new) or 'none'}; gone: {', '.join(gone) or 'none'}")
 
 
+def check_heldout(config, clips):
+    """Raises InputError for a word of --heldout in no clip's name: what it means would be trained on."""
+    for part in config.heldout.split():
+        if not any(part in clip.name for clip in clips):
+            raise InputError(f"--heldout {config.heldout}: {part!r} is in no clip's name, such as {clips[0].name}; "
+                             "correct it, or leave it out")
+
+
 def load_data(config, split, device="cpu", words=None):
     """The clips that a config names: split "train", or "heldout", which shares no digit and no clip with it.
 
@@ -203,6 +210,7 @@ def load_mix(config, device, known_words=None):
     words = mix[0][0].words
     if config.data:
         say_what_was_found(config, [data for data, _ in mix])
+        check_heldout(config, mix[0][0].cache.clips)
     check_words(config, mix[0][0], words if known_words is None else known_words)
     first = next(one for one in shapes if one.frames > TIME)
     room = min(data.usual - data.frames for data, _ in mix if data.frames > TIME)

@@ -12,8 +12,7 @@ each latent frame has a caption of its own, with its key: "5 up".
     python3 -m data.clips.moving_mnist clip.npy
 
 writes a real clip of held-out digits to look at or to extend, as npy, gif, mp4 or webm, and prints its
-caption (--help: other
-sizes, rules, numbers).
+caption (--help: other sizes, rules, numbers).
 """
 import data  # first of all: it sets how the threads of torch wait
 
@@ -47,6 +46,9 @@ def load_digits(split, mnist=""):
     images, labels = (_read_idx(Path(mnist), name) for name in IDX_FILES[split])
     if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
         raise InputError(f"{mnist}: {images.shape} images and {labels.shape} labels, expected (n, 28, 28) and (n,)")
+    if not len(labels) or labels.max() > 9:
+        raise InputError(f"{mnist}: {len(labels)} {split} images, labels up to {labels.max(initial=0)}: expected "
+                         "some, of digits, which have labels 0 to 9")
     return images, labels
 
 
@@ -229,6 +231,7 @@ def main():
     """Writes clips to a file."""
     from data.clips.files import check_writable, write_clip  # needs imageio; the generator does not
     from data.runtime.arguments import Parser
+    from data.runtime.memory import check_memory
     parser = Parser(__doc__)
     parser.add_argument("out", help="file to write, .npy, .gif, .mp4 or .webm")
     for name, default in dict(n=1, seed=0, size=32, digit_size=20, digits=1, frames=16, scale=1).items():
@@ -240,6 +243,9 @@ def main():
     if min(args.n, args.frames, args.digits, args.scale) < 1 or not 0 <= args.seed < 2 ** 62:
         raise InputError(f"--n {args.n} --frames {args.frames} --digits {args.digits} --scale {args.scale} --seed "
                          f"{args.seed}: expected at least 1 of each, and a seed of 0 to 2^62")
+    each = 4 * args.frames * args.digits + 3 * min(args.frames, 64) * args.scale ** 2      # drawn, written at once
+    check_memory(f"--n {args.n} --frames {args.frames} --digits {args.digits} --size {args.size} --scale {args.scale}",
+                 args.n * args.size ** 2 * each)
     data = MovingMNIST(*load_digits(args.split), (args.size, args.size), args.digit_size, args.digits, args.frames,
                        args.rule)
     video, caption = data.clips(args.n, torch.Generator().manual_seed(args.seed))

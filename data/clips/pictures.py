@@ -14,6 +14,7 @@ QUICK = 20      # ms: browsers show a frame that asks for less, or for nothing, 
 USUAL = 100
 OURS = re.compile(rb"sora\.py: (\d+) ms a frame")       # the comment in a GIF that we have written
 ORIENTATION = 0x0112                                    # the EXIF tag
+BITS, PHOTOMETRIC = 258, 262                            # of TIFF
 
 warnings.filterwarnings("ignore", module=r"PIL\.")      # what matters is an error, and is named
 
@@ -70,6 +71,8 @@ def to_frame(image, size=None):
     no known range, as in pictures of floats.
     """
     kind = image.format, image.mode
+    if kind == ("TIFF", "I;16") and (image.tag_v2[BITS], image.tag_v2.get(PHOTOMETRIC)) != ((16,), 1):
+        raise ValueError("a grey TIFF of 12 bits, or one in which 0 is white; expected 8 or 16 bits, 0 being black")
     if orientation_of(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or kind == ("PNG", "I"):

@@ -197,9 +197,3 @@ def to_channels(frame, channels):
 def to_float(frames):
     """uint8 (T,H,W,c) -> a clip (c,T,H,W) in [-1,1]."""
     return torch.from_numpy(frames).movedim(-1, 0).float() / 127.5 - 1
-
-
-def read_clip(path, channels=1):
-    """All frames of a clip, (channels,T,H,W)."""
-    frames = [to_channels(frame, channels) for frame in open_clip(path).frames]
-    return to_float(np.stack(frames))

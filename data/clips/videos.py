@@ -27,6 +27,8 @@ def open_video(path, size):
     ffmpeg repeats and drops frames where that is needed for a constant rate."""
     with open(path, "rb") as file:
         start = file.read(256)
+    if not start:
+        raise ValueError("it is empty")
     if start.isascii() and b"\0" not in start:          # ffmpeg also reads lists of other files
         raise ValueError("it is text, not a video")
     mean, finest = rates_of(path)
@@ -47,9 +49,20 @@ def open_video(path, size):
 def rates_of(path):
     """What ffmpeg says of a video: its mean rate, and that of the finest division of its times. Each may be None:
     Theora's files state no mean."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-protocol_whitelist", "file", "-i", f"file:{path}"]
-    said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
+    said = said_by_ffmpeg(path)
     return rate_in(said, "fps"), rate_in(said, "tbr")
+
+
+def count_frames(path):
+    """How many frames of a video can be decoded."""
+    counts = re.findall(r"frame= *(\d+)", said_by_ffmpeg(path, "-map", "0:v:0", "-f", "null", "-"))
+    return int(counts[-1]) if counts else 0             # it counts as it goes
+
+
+def said_by_ffmpeg(path, *flags):
+    """What ffmpeg prints about a video. It gets no keyboard: it would read the terminal of the script."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-protocol_whitelist", "file", "-i", f"file:{path}", *flags]
+    return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
 
 
 def rate_in(said, unit):

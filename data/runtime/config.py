@@ -87,7 +87,10 @@ def without_effect(config, given, borrowed_vae=False):
         (not config.data, "heldout stride rate cache", "there is no --data"),
         (config.shapes, "height width frames batch", "--shapes says it"),
         (config.process == "sit", "prediction noise_steps", "the process is sit"),
+        (config.anchors == 0, "reach", "--anchors is 0"),
+        (config.reach == 0, "anchors", "--reach is 0"),
         (config.known == 0, "anchors reach caption_drop_known", "--known is 0"),
+        (config.vae_steps == 0, "vae_batch vae_kl vae_muon vae_lr", "--vae-steps is 0"),
         (borrowed_vae, "vae_steps vae_batch vae_kl vae_muon vae_lr", "the VAE is another's"))
     found = {}
     for holds, names, why in cases:

@@ -18,6 +18,7 @@ def run_script(main):
         signal.signal(signal.SIGTERM, terminate)
     try:
         main()
+        print(end="", flush=True)                                   # now: later a lost reader is a traceback
     except KeyboardInterrupt:
         end("stopped", 130)
     except InputError as error:
@@ -29,11 +30,11 @@ def run_script(main):
         if error.errno is None:                                     # not from the system
             raise
         where = f"{error.filename}: " if error.filename else ""
-        end(f"{where}{error.strerror}", 2)
+        end(f"{where}{error.strerror}", 2, own=True)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        end(f"out of memory ({str(error).partition(chr(10))[0][:80]}): make less at once, or smaller", 2)
+        end(f"out of memory ({str(error).partition(chr(10))[0][:80]}): make less at once, or smaller", 2, own=True)
 
 
 @contextmanager
@@ -63,8 +64,11 @@ def out_of_memory(error):
     return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
-def end(line, code):
-    """Ends the script with one line."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":                    # several processes say it once
+def end(line, code, own=False):
+    """Ends the script with one line. Of several processes the first says it, unless each has its `own`."""
+    rank = os.environ.get("RANK", "0")
+    if own and rank != "0":
+        line = f"process {rank}: {line}"
+    if own or os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
     sys.exit(code)

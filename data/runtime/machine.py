@@ -2,6 +2,7 @@
 import ctypes
 import os
 import sys
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -76,10 +77,14 @@ def join_processes(device):
     if "WORLD_SIZE" not in os.environ:
         return 0, 1
     if torch.device(device).type == "cuda":
+        here, there = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+        if here > there:
+            raise InputError(f"{here} processes, but {there} GPUs: expected --nproc_per_node={there} or less")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
         nccl = device.startswith("cuda") and dist.is_nccl_available()
-        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo")
+        # the others wait while the first decodes a folder of clips
+        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=7))
     return dist.get_rank(), dist.get_world_size()
 
 

@@ -22,20 +22,24 @@ def replacing(path, mode="wb", **how):
 def putting_in_place(part, path):
     """A block that writes the file `part`; at its end that becomes `path`.
 
-    If the block fails, `part` is removed, and `path` stays as it was.
+    If the block fails, `part` is removed, and `path` stays as it was. InputError if another process writes
+    the same `part`: the file would be a mixture.
     """
     try:
-        yield
-        with part.open("rb+") as file:                              # on disk before it has the name:
-            os.fsync(file.fileno())                                 # else a power cut could empty it
-        os.replace(part, path)
+        part.touch()
+        with only_one(part):
+            try:
+                yield
+                with part.open("rb+") as file:                      # on disk before it has the name:
+                    os.fsync(file.fileno())                         # else a power cut could empty it
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         reason = error if isinstance(error, OSError) else error.__context__     # torch.save hides it
         if not isinstance(reason, OSError):
             raise
         raise cannot_write(path, reason) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def cannot_write(path, error):
@@ -50,10 +54,10 @@ def cannot_write(path, error):
 
 @contextmanager
 def only_one(folder):
-    """Holds a folder for the block. The system lets go of it when the process ends, however it ends.
+    """Holds a folder, or a file, for the block. The system lets go of it when the process ends, however it ends.
 
-    InputError if another process holds it. Where files cannot be locked (some network disks), nothing
-    is held. Of several processes of one run (torchrun) the first holds it for all.
+    InputError if another process holds it. Where that is not possible (some network disks; single files
+    on Windows), nothing is held. Of several processes of one run (torchrun) the first holds it for all.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -73,7 +77,7 @@ def only_one(folder):
 
 
 def lock(folder):
-    """An open handle that holds the folder. OSError if it is held already."""
+    """An open handle that holds the folder, or the file. OSError if it is held already."""
     if os.name == "nt":                                             # no folder can be opened there
         import msvcrt
         handle = os.open(Path(folder) / ".lock", os.O_RDWR | os.O_CREAT)

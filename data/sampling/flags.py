@@ -81,8 +81,8 @@ def check_flags(args):
     given = given_names(args)
     for name in ("n", "frames", "steps", "window", "context", "fps", "scale"):
         value = getattr(args, name)
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"--{name} {value}: expected more than 0")
+        if value is not None and not 0 < value <= 10 ** 15:
+            raise InputError(f"--{name} {value}: expected more than 0, and at most 1e15")
     if args.fps is not None and not 0.01 <= args.fps <= 1000:
         raise InputError(f"--fps {args.fps}: expected 0.01 to 1000 frames a second")
     if args.ignored:
@@ -116,7 +116,7 @@ def check_flags(args):
     for name in given:
         if os.path.realpath(name) in written:                       # realpath bears links in a circle
             raise InputError(f"--out {args.out}: would be written over {name}; choose another name")
-        if Path(name).is_dir() and Path(name).resolve() == Path(args.out).resolve().parent:
+        if os.path.isdir(name) and os.path.realpath(name) == os.path.dirname(os.path.realpath(out)):
             raise InputError(f"--out {args.out}: lies in the clip {name}; choose another folder")
 
 
@@ -152,9 +152,13 @@ def check_room(args, config, size, window, frames=0, scale=1):
 
 
 def print_notes(args, config, size, fps):
-    """Says what of a request is far from what the model was trained on, or has no effect."""
-    if fps > 50 and args.out.lower().endswith(".gif"):
-        print(f"note: a .gif plays at most 50 frames a second, not {fps:g}; .mp4 plays more")
+    """Says what of a request is far from what the model was trained on, or has no effect. fps: None if it was
+    not asked for."""
+    if fps and args.out.endswith(".gif"):
+        plays = 1000 / files.gif_delay(fps)
+        if abs(plays - fps) > 0.02 * fps:
+            print(f"note: a .gif plays {plays:.3g} frames a second, not {fps:g}: it shows each for whole hundredths of "
+                  "a second, at least two; .mp4 plays any rate")
     words = max(len(words_in(part)) for part in parts_of(args.prompt))
     expected = config.digits + 1 if config.rule == "steered" else config.digits
     if words and not config.data and words != expected:
@@ -186,8 +190,8 @@ def given_clips(args, config):
     most = None
     if args.edit:                                                   # a window, and enough to see that there is more
         most = ceil_div(args.window or config.frames, TIME) * TIME + TIME
-    for name in names:
-        keep_end = bool(args.extend) or bool(args.connect) and name == args.connect[0]
+    for i, name in enumerate(names):
+        keep_end = i == 0 and bool(args.extend or args.connect)
         clip, rate = given_clip(name, config, size if args.resize else None, bool(args.image), keep_end, most,
                                 args.device)
         clips.append(clip.to(args.device))

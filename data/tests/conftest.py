@@ -17,8 +17,9 @@ import torch
 
 import sample
 import train
-from data.clips import files, reading
+from data.clips import files
 from data.clips.moving_mnist import MovingMNIST, load_digits
+from data.clips.reading import open_clip, to_channels, to_float
 from data.evaluation import judge
 from data.runtime.checkpoints import load_checkpoint, load_models
 from data.runtime.errors import run_script
@@ -172,6 +173,11 @@ def quick(monkeypatch):
     monkeypatch.setattr(report, "begin", lambda run: None)
 
 
+def read_clip(path):
+    """All frames of a clip in grey, (1,T,H,W) in [-1,1]."""
+    return to_float(np.stack([to_channels(frame, 1) for frame in open_clip(path).frames]))
+
+
 def counting(length, height=32, width=40):
     """Frames (T,H,W,3) whose brightness is their number, red only on the left half: uint8."""
     frames = np.zeros((length, height, width, 3), np.uint8)
@@ -234,7 +240,7 @@ def make(trained, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def copies(trained, clip):
     """Of the clip of 20 frames: its latent, and what the VAE makes of it, (T,H,W,3)."""
-    vae, video = load_models(trained / "sora.pt").vae, reading.read_clip(clip)[None]
+    vae, video = load_models(trained / "sora.pt").vae, read_clip(clip)[None]
     with torch.no_grad():
         latent = vae.encode(video)
         copy = files.to_pixels(vae.decode(latent)[0]).astype(int)

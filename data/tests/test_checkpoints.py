@@ -146,13 +146,14 @@ def test_flags_that_do_not_fit_a_checkpoint_are_refused(trained, tmp_path, capsy
     ckpt, log = (trained / "sora.pt").read_bytes(), (trained / "log.csv").read_bytes()
     new = ["--out", tmp_path / "out"]
     for flags, words in (
-            (["--init", trained / "sora.pt", "--dim", 96, *new], "do not fit"),
+            (["--init", trained / "sora.pt", "--dim", 96, *new], "dim 96: .* has 48; leave it out"),
             (["--init", trained / "sora.pt", "--preset", "tiny", "--dim", 96, *new], "dim 96: .* has 48; leave it"),
             (["--vae", trained / "sora.pt", "--vae-width", 16, *new], "vae-width 16: .* has 8; leave it out"),
             (["--resume", "--process", "sit", "--out", trained], "process sit: .* has ddpm"),
             (["--resume", "--preset", "tiny", "--out", trained], "preset tiny"),
             (["--resume", "--muon", 0, "--out", trained], "do not fit"),
-            (["--resume", "--dim", 96, "--out", trained], "do not fit"),
+            (["--resume", "--dim", 96, "--out", trained], "dim 96: .* has 48; leave it out"),
+            (["--resume", "--rule", "steered", "--out", trained], "--rule steered: .* has official; leave it out"),
             (["--out", trained], "sora.pt exists: .*--resume.*--overwrite"),
             (["--overwrite", "--digit-size", 99, "--out", trained], "digit size 99"),
             (["--vae-steps", 0, *new], "vae-steps 0 without --init")):

@@ -158,6 +158,29 @@ def test_the_guard_says_one_line(capsys, error, code, words):
         f"{error!r}: expected exit code {code} and a line with {words!r}, got {ended.value.code}, {said!r}")
 
 
+def test_a_reader_that_is_gone_ends_the_script_quietly(monkeypatch, capfd):
+    """As in `python3 sample.py ... | true`. Else Python finds it out after the end, with a traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as gone, pytest.raises(SystemExit) as ended:
+        monkeypatch.setattr("sys.stdout", gone)
+        run_script(lambda: print("wrote x.gif"))
+    assert ended.value.code == 2 and capfd.readouterr().err == "", f"got {ended.value.code}"
+
+
+def test_an_error_of_one_process_is_said_with_its_number(monkeypatch, capsys):
+    """What all have in common is said by the first; what one alone has, by that one."""
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+
+    def main():
+        raise MemoryError("cannot allocate 8 EB")
+    with pytest.raises(SystemExit):
+        run_script(main)
+    said = capsys.readouterr().err
+    assert "process 3: out of memory" in said and said.count("\n") == 1, f"got {said!r}"
+
+
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("x"), OSError("of a library")])
 def test_a_programming_error_keeps_its_traceback(error):
     def main():

@@ -13,7 +13,9 @@ from data.runtime.writing import only_one
 from data.studies import kills
 from data.tests.conftest import RUN, assert_same_run, call, complaint
 from data.tests.test_faults import names_in
+from data.training import start as begins
 from data.training.log import HEAD, Log
+from data.training.start import FILES
 from sora import InputError
 
 
@@ -77,7 +79,7 @@ def test_overwrite_killed_before_its_first_save(trained, tmp_path, capsys, quick
     for name in ("sora.pt", "log.csv"):
         os.rename(tmp_path / name, tmp_path / f"{name}.old")        # and this is what a kill leaves
     said = complaint(capsys, train.main, "--resume", "--out", tmp_path)
-    assert "sora.pt.old is the run before: rename it to sora.pt" in said, f"got {said!r}"
+    assert "run before, take .old off the names of sora.pt.old, log.csv.old in" in said, f"got {said!r}"
     monkeypatch.undo()
 
 
@@ -155,11 +157,11 @@ def test_ctrl_c_in_the_final_pictures_is_obeyed(trained, tmp_path, capsys, quick
 def test_what_is_no_log_is_left_alone(trained, tmp_path, capsys, quick, content):
     path = tmp_path / "log.csv"
     path.mkdir() if content is None else path.write_bytes(content)
-    for flags in (RUN, ["--resume"]):
+    for flags, words in ((RUN, f"{path} exists: choose another"), (["--resume"], f"{path}: not a log of train.py; move it away")):
         if flags != RUN:
             (tmp_path / "sora.pt").write_bytes((trained / "sora.pt").read_bytes())
         said = complaint(capsys, train.main, *flags, "--out", tmp_path)
-        assert f"{path}: not a log of train.py; move it away" in said, f"{content!r}: got {said!r}"
+        assert words in said, f"{content!r}: got {said!r}"
     assert content is None or path.read_bytes() == content, "what was no log of ours was overwritten"
 
 
@@ -210,8 +212,36 @@ def test_what_an_older_run_left_aside_never_takes_the_place_of_a_newer(tmp_path,
     """--overwrite was killed once; the next run was begun anew; then --overwrite fails at once."""
     (tmp_path / "sora.pt.old").write_text("older")
     (tmp_path / "sora.pt").write_text("newer")
-    said = complaint(capsys, train.main, "--out", tmp_path, "--overwrite", "--until", 0)
-    assert "--until 0" in said and (tmp_path / "sora.pt").read_text() == "newer", "the newer run is lost"
+    for flags, words in ((["--until", 0], "--until 0"), (["--dim", 7], "dim 7")):
+        said = complaint(capsys, train.main, "--out", tmp_path, "--overwrite", *flags)
+        assert words in said and (tmp_path / "sora.pt").read_text() == "newer", "the newer run is lost"
+        assert (tmp_path / "sora.pt.old").read_text() == "older", "a command that was refused has removed something"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_new_run_writes_over_nothing_that_is_there(tmp_path, capsys, name):
+    """As where sora.pt was moved away. What sample.py writes is in nobody's way."""
+    (tmp_path / name).write_text("mine")
+    said = complaint(capsys, train.main, *RUN, "--out", tmp_path)
+    assert f"{tmp_path / name} exists: " in said and ("--resume" in said) == (name == "sora.pt"), f"got {said!r}"
+    assert names_in(tmp_path) == [name] and (tmp_path / name).read_text() == "mine", "it was lost all the same"
+
+
+@pytest.mark.parametrize("save", [True, False], ids=["after its first save", "before its first save"])
+def test_a_first_run_that_is_killed_can_be_gone_on_with_or_begun_again(tmp_path, quick, monkeypatch, save):
+    """Of a run without a checkpoint no log is left: it would be taken for that of another run."""
+    for name in ("sample.gif", "tiny.score.json"):
+        (tmp_path / name).write_text("mine")
+
+    def killed(*args):
+        raise MemoryError
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        owner, name = (Log, "cut_back") if save else (begins, "save")
+        patch.setattr(owner, name, killed)
+        call(train.main, *RUN, "--out", tmp_path)
+    assert names_in(tmp_path) == ["sample.gif", *["sora.pt"] * save, "tiny.score.json"], f"got {names_in(tmp_path)}"
+    call(train.main, *(["--resume"] if save else [*RUN, "--vae-steps", 1, "--steps", 1]), "--out", tmp_path, "--device", "cpu")
+    assert (tmp_path / "log.csv").read_text().startswith(",".join(HEAD)), "the log has no head"
 
 
 def test_a_run_that_ends_before_its_first_kill_is_followed_by_another(tmp_path, monkeypatch):

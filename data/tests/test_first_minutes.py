@@ -153,15 +153,17 @@ def test_the_bar_moves_with_denoising_steps(sampler, calls):
 @pytest.mark.parametrize("flags,words", [
     (["--size", "48x64"], "48x64 was not trained, only 32x32"),
     (["--prompt", "3 7"], "have 1 words, yours 2"),
-    (["--fps", 60, "--out", "x.gif"], "plays at most 50 frames a second, not 60"),
+    (["--fps", 60, "--out", "x.gif"], "a .gif plays 50 frames a second, not 60"),
+    (["--fps", 40, "--out", "x.gif"], "a .gif plays 50 frames a second, not 40"),
     (["--guidance", 2], "--guidance has no effect without --prompt")])
 def test_what_is_far_from_training_is_noted(trained, tmp_path, capsys, monkeypatch, flags, words):
     monkeypatch.chdir(tmp_path)
     call(sample.main, "--ckpt", trained / "sora.pt", "--out", "x.npy", *flags)
     said = capsys.readouterr().out
     assert f"note: " in said and words in said, f"{flags}: expected {words!r}, got {said!r}"
-    call(sample.main, "--ckpt", trained / "sora.pt", "--out", "x.npy", "--prompt", "3", "--fps", 50)
-    assert "note" not in capsys.readouterr().out, "a note where all is as in training"
+    for usual in (["x.npy", "--fps", 60], ["x.gif", "--fps", 25], ["x.gif"]):
+        call(sample.main, "--ckpt", trained / "sora.pt", "--prompt", "3", "--out", *usual)
+        assert "note" not in capsys.readouterr().out, f"{usual}: a note where all is as in training"
 
 
 @pytest.mark.parametrize("N,steps,strength", [(25, 25, 1.0), (25, 40, 1.0), (1000, 2000, 1.0),
@@ -206,6 +208,7 @@ def test_train_answers_before_memory_is_touched(trained, tmp_path, capsys, quick
     ("--scale 10000", "--scale 10000: that would take about .* of memory"), ("--n 100000000", "--n 1000000"),
     ("--steps 1000000000000", "steps 1000000000000"), ("--window 40000000000", "40000000000 frames"),
     ("--size 8000000x8000000", "of 8000000x8000000"), ("--frames 1000000000000", "1000000000000 frames"),
+    (f"--frames {10 ** 20} --out x.mp4", f"frames {10 ** 20}: expected .* at most"), (f"--n {10 ** 20}", "at most"),
     ("--loop --frames 10000000000000", "frames of 32x32 at once"), ("--score --n 100000000", "--n 100000000"),
     ("--fps 1e-9", "fps 1e-09: expected 0.01 to 1000"), ("--fps 1e9", "fps"), ("--device meta", "meta")])
 def test_sample_answers_before_memory_is_touched(trained, tmp_path, capsys, monkeypatch, flags, words):
@@ -217,12 +220,15 @@ def test_sample_answers_before_memory_is_touched(trained, tmp_path, capsys, monk
 def test_flags_without_effect_are_named(trained, tmp_path, capsys, monkeypatch):
     for flags, named in (("--process sit --prediction eps", ["--prediction"]), ("--stride 2", ["--stride"]),
                          ("--known 0 --anchors 0.1", ["--anchors"]), ("--process sit", []),
+                         ("--anchors 0 --reach 48", ["--reach"]), ("--reach 0 --anchors 0.1", ["--anchors"]),
                          ("--shapes 8x16x16:2 --height 16 --digit-size 12", ["--height"])):
         start("--device", "cpu", *flags.split(), "--out", tmp_path)
         said = re.findall(r"note: (--\S+) has no effect", capsys.readouterr().out)
         assert said == named, f"{flags}: expected notes on {named}, got {said}"
     start("--vae", trained / "sora.pt", "--vae-kl", 1, "--out", tmp_path, "--device", "cpu")
     assert "--vae-kl has no effect: the VAE is another's" in capsys.readouterr().out
+    start("--init", trained / "sora.pt", "--vae-steps", 0, "--vae-lr", 1, "--out", tmp_path, "--device", "cpu")
+    assert "--vae-lr has no effect: --vae-steps is 0" in capsys.readouterr().out
     args = sample.parse("", ["--score", "--fps", "3", "--prompt", "3", "--no-anchor"])
     assert args.ignored == ["--prompt", "--anchor", "--fps"], f"got {args.ignored}"
     assert sample.parse("", ["--loop", "--fps", "3"]).ignored == []

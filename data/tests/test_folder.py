@@ -14,6 +14,7 @@ from data.clips import cache, given
 from data.clips.folder import load_data, load_mix
 from data.clips.moving_mnist import MovingMNIST
 from data.tests.conftest import MINI, counting, spy
+from data.tests.test_faults import full_disk
 from sora import TIME, InputError, draw_windows
 
 
@@ -210,6 +211,14 @@ def test_what_is_held_out_does_not_depend_on_the_windows(folder):
                           ("nobody", "to train on, 0 to hold out")):
         with pytest.raises(InputError, match=counts):
             load_data(folder_config(folder, heldout=wrong), "train")
+    with pytest.raises(InputError, match="'too' is in no clip's name, such as jump high/three.npy"):
+        load_mix(folder_config(folder, heldout="one too"), "cpu")       # it should be two
+
+
+def test_a_disk_that_is_full_is_named_with_another_place(folder):
+    with full_disk(100_000), pytest.raises(InputError, match="my clips/.cache/.*tmp: cannot be .*; --cache DIR names"):
+        load_data(folder_config(folder), "train")
+    assert not list((folder / ".cache").iterdir()), "half a cache was left"
 
 
 def test_two_folders_may_share_a_cache(folder, tmp_path, capsys):

@@ -132,6 +132,9 @@ def test_nothing_is_written_into_a_clip_that_is_given(trained, tmp_path, capsys)
     said = complaint(capsys, sample.main, "--ckpt", trained / "sora.pt", "--extend", tmp_path / "frames",
                      "--out", tmp_path / "frames" / "x.gif")
     assert "lies in the clip" in said and len(list((tmp_path / "frames").iterdir())) == 8, f"got {said!r}"
+    (tmp_path / "x.gif").symlink_to(tmp_path / "x.gif")             # a link in a circle lies nowhere else
+    args = ["--ckpt", str(trained / "sora.pt"), "--extend", str(tmp_path / "frames"), "--out", str(tmp_path / "x.gif")]
+    flags_of_sample.check_flags(flags_of_sample.parse("", args))
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

@@ -24,6 +24,15 @@ def test_a_seed_means_the_same_clips(rule):
     assert one[0].diff(dim=2).abs().amax(dim=(1, 2, 3, 4)).min() > 0, "a clip stands still"
 
 
+def write_idx(path, array, zipped=False):
+    """Writes an array of uint8 as the files of MNIST are."""
+    raw = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+    if zipped:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(raw))
+    else:
+        path.write_bytes(raw)
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_full_mnist_may_be_zipped_and_has_two_splits(tmp_path, zipped):
     rng, written = np.random.RandomState(0), {}
@@ -31,12 +40,7 @@ def test_full_mnist_may_be_zipped_and_has_two_splits(tmp_path, zipped):
         images, labels = rng.randint(0, 256, (n, 28, 28), np.uint8), rng.randint(0, 10, n).astype(np.uint8)
         written[split] = images, labels
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-            raw = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
-            name = f"{split}-{kind}-ubyte"
-            if zipped:
-                (tmp_path / f"{name}.gz").write_bytes(gzip.compress(raw))
-            else:
-                (tmp_path / name).write_bytes(raw)
+            write_idx(tmp_path / f"{split}-{kind}-ubyte", array, zipped)
     for ours, theirs in (("train", "train"), ("heldout", "t10k")):
         read = load_digits(ours, tmp_path)
         assert all(map(np.array_equal, read, written[theirs])), (
@@ -44,6 +48,15 @@ def test_full_mnist_may_be_zipped_and_has_two_splits(tmp_path, zipped):
     path = next(tmp_path.glob("train-images*"))
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(InputError, match="train-images"):           # a message that names the file
+        load_digits("train", tmp_path)
+
+
+@pytest.mark.parametrize("labels,words", [([3, 26], "labels up to 26"), ([], "0 train images")])
+def test_other_letters_than_digits_are_refused(tmp_path, labels, words):
+    """EMNIST has labels up to 26, or 61."""
+    write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((len(labels), 28, 28), np.uint8))
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.array(labels, np.uint8))
+    with pytest.raises(InputError, match=f"{words}.*expected some, of digits, which have labels 0 to 9"):
         load_digits("train", tmp_path)
 
 

@@ -94,6 +94,12 @@ def test_pictures_of_every_mode_have_their_brightness(tmp_path):
         assert abs(got - expected).max() <= 2, f"{name}, mode {image.mode}: expected {expected}, got {got}"
     Image.fromarray(np.full((16, 16), 0.5, np.float32)).save(tmp_path / "float.tif")
     assert "expected 8 or 16 bits" in refusal(tmp_path / "float.tif"), "floats have no known range"
+    entry, whole = b"\1\3\0\1\0\0\0", (tmp_path / "deep.tif").read_bytes()
+    for name, tag, old, new in (("12 bits", b"\2", 16, 12), ("0 is white", b"\6", 1, 0)):
+        said = tag + entry + bytes([old]), tag + entry + bytes([new])
+        assert whole.count(said[0]) == 1
+        (tmp_path / "deep.tif").write_bytes(whole.replace(*said))
+        assert name in refusal(tmp_path / "deep.tif"), "Pillow hands on such values as they are"
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

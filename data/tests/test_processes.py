@@ -7,11 +7,15 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import train
+from data.runtime.checkpoints import SHIPPED
+from data.runtime.machine import join_processes
 from data.tests.conftest import ROOT, SMALL, call
 from sora import InputError
 
@@ -141,11 +145,41 @@ def test_a_killed_process_ends_the_others_in_one_line(tmp_path):
     assert torch.load(tmp_path / "sora.pt")["stage"] == "dit"
 
 
+def test_an_error_at_the_start_of_one_process_ends_the_others_in_silence(folder, tmp_path):
+    """The first finds that a word of --heldout is wrong; the other, which waits for it, has no traceback."""
+    both = two_ranks(*SMALL, "--data", folder, "--heldout", "one too", "--out", tmp_path / "out")
+    (code0, said0), (code1, said1) = map(ended, both)
+    assert (code0, code1) == (2, 2), said0 + said1
+    assert "'too' is in no clip's name" in said0.splitlines()[-1] and "Traceback" not in said0, said0
+    assert said1 == "", f"expected nothing more of the other, got {said1}"
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    for name, value in (("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "4"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="4 processes, but 2 GPUs: expected --nproc_per_node=2 or less"):
+        join_processes("cuda")
+
+
+def test_the_first_process_has_time_to_decode_a_folder(monkeypatch):
+    """The others wait for it: torch would give them up after half an hour, on GPUs after ten minutes."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("get_rank", "get_world_size"):
+        monkeypatch.setattr(dist, name, lambda: 0)
+    asked = {}
+    monkeypatch.setattr(dist, "init_process_group", lambda _, **how: asked.update(how))
+    join_processes("cpu")
+    assert asked["timeout"] >= timedelta(days=1), f"got {asked}"
+
+
 def test_processes_that_do_not_divide_the_batch_are_refused(tmp_path, monkeypatch):
     """Before they join, in one line; of clips of several shapes, each shape counts."""
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(InputError, match="batches of 4 and 4 clips: expected multiples of 3 "):
         train.main([*SMALL, "--out", str(tmp_path)])
+    with pytest.raises(InputError, match="batches of 4 clips: expected multiples of 3 "):      # the VAE has no steps
+        call(train.main, "--init", SHIPPED, "--vae-steps", 0, "--batch", 4, "--device", "cpu", "--out", tmp_path)
     monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(InputError, match="multiples of 4 .1 processes x --accumulate 4"):
         train.main([*SMALL, *MIX, "--accumulate", "4", "--out", str(tmp_path)])

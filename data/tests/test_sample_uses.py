@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import sora
-from data.clips import files, reading
-from data.tests.conftest import assert_near, spy
+from data.clips import files
+from data.tests.conftest import assert_near, read_clip, spy
 from sora import TIME
 
 
@@ -51,7 +51,8 @@ def test_a_clip_extended_backward_ends_with_the_clip(make, copies, clip, monkeyp
         assert_decoded(made, copies.vae)
 
 
-def test_two_clips_are_connected(make, copies, clip):
+@torch.no_grad()
+def test_two_clips_are_connected(make, copies, clip, tmp_path):
     made = make("--connect", clip, clip, "--frames", 57)
     assert len(made.video) == 60 and "57 frames become 60" in made.printed, (
         f"57 frames between two fixed ends: expected 60 and a note, got {len(made.video)}, {made.printed!r}")
@@ -62,6 +63,12 @@ def test_two_clips_are_connected(make, copies, clip):
     assert_decoded(made, copies.vae)
     plain = make("--connect", clip, clip)                           # a window of 4, of which 1 + 1 are known
     assert len(plain.video) == 48, f"without --frames: expected 20 + 8 + 20 frames, got {len(plain.video)}"
+    frames = np.load(clip)[:18]
+    np.save(tmp_path / "18.npy", frames)
+    cut = make("--connect", tmp_path / "18.npy", tmp_path / "18.npy")
+    for latent, part in ((cut.latent[:, :, :4], frames[2:]), (cut.latent[:, :, -4:], frames[:16])):
+        expected = copies.vae.encode(torch.from_numpy(part[..., 0])[None, None].float() / 127.5 - 1)
+        assert torch.allclose(latent, expected, atol=1e-5), "18 frames: two are cut off where they do not meet the gap"
     one_frame = make("--connect", clip, clip, "--frames", 41)
     assert len(one_frame.video) == 44, (
         f"a gap of 1 frame: expected a latent frame, 44, got {len(one_frame.video)}")
@@ -93,7 +100,7 @@ def test_a_loop_ends_where_it_began(make, copies, monkeypatch):
 
 
 def test_a_picture_is_shown_once_and_first(make, copies, clip, tmp_path):
-    frame = reading.read_clip(clip)[:, :1]
+    frame = read_clip(clip)[:, :1]
     iio.imwrite(tmp_path / "still.png", files.to_pixels(frame)[0])
     made = make("--image", tmp_path / "still.png", "--frames", 9)
     with torch.no_grad():
@@ -122,7 +129,9 @@ def test_an_edited_clip_is_the_clip_if_there_is_no_noise(make, copies, clip):
     far = make("--edit", clip, "--strength", 1, "--window", 20)
     assert len(far.video) == 20 and "note: the first" not in far.printed, "--window 20 takes the whole clip"
     assert abs(far.video - copies.video).mean() > 2 * near, "strength 1 changes no more than strength 0.001"
-    assert len(make("--edit", clip, "--frames", 6).video) == 6, "--edit --frames 6: expected 6 frames"
+    few, many = make("--edit", clip, "--frames", 6), make("--edit", clip, "--frames", 200, "--window", 40)
+    assert len(few.video) == 6 and "only" not in few.printed, f"--edit --frames 6: got {few.printed!r}"
+    assert len(many.video) == 20 and "only the first 20 frames" in many.printed, f"200 of 20: got {many.printed!r}"
 
 
 def test_strength_0_6_is_the_default_of_edit(make, clip):
@@ -132,14 +141,14 @@ def test_strength_0_6_is_the_default_of_edit(make, clip):
 
 @pytest.mark.parametrize("ending", ["gif", "mp4", "npy", "folder"])
 def test_given_clips_may_be_of_any_kind(make, copies, clip, tmp_path, ending):
-    video, path = reading.read_clip(clip)[None, :, :12], tmp_path / f"given.{ending}"
+    video, path = read_clip(clip)[None, :, :12], tmp_path / f"given.{ending}"
     if ending == "folder":
         path.mkdir()
         for i, frame in enumerate(files.to_pixels(video[0])):
             iio.imwrite(path / f"{i:03d}.png", frame)
     else:
         files.write_clip(path, video)
-    read = reading.read_clip(path)
+    read = read_clip(path)
     assert read.shape == video[0].shape, (
         f"{ending}: expected {tuple(video[0].shape)}, got {tuple(read.shape)}")
     off = (read - video[0]).abs().mean()

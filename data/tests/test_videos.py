@@ -20,6 +20,8 @@ def test_a_list_of_videos_is_no_video(tmp_path):
     encode(tmp_path / "one.mp4", counting(8, 16, 16))
     (tmp_path / "x.mp4").write_text("ffconcat version 1.0\nfile one.mp4\n")
     assert "it is text, not a video" in refusal(tmp_path / "x.mp4"), refusal(tmp_path / "x.mp4")
+    (tmp_path / "x.mp4").write_bytes(b"")
+    assert "it is empty" in refusal(tmp_path / "x.mp4"), refusal(tmp_path / "x.mp4")
 
 
 def animate(path, delays, numbers=None, **how):

@@ -1,9 +1,11 @@
 """How a run grew: the previews side by side in growth.png, and the losses in log.png."""
 import csv
+from contextlib import suppress
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from data.clips.files import to_pixels
@@ -31,8 +33,8 @@ def add_preview(path, videos):
     column = np.concatenate(list(np.pad(stills, ((0, 0), (0, 2), (0, 2), (0, 0)))))
     height, width, _ = column.shape                                 # with a gap below and at the right
     columns = []
-    if Path(path).exists():
-        picture = iio.imread(path)
+    with suppress(Exception), Image.open(path) as image:            # there is none, or it cannot be read
+        picture = np.array(image.convert("RGB"))
         if picture.shape[0] == height and picture.shape[1] % width == 0:        # else of another run
             columns = np.split(picture, picture.shape[1] // width, axis=1)
     if len(columns) >= MOST:

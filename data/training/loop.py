@@ -1,4 +1,5 @@
 """What surrounds each training step: progress, the log, checkpoints, and a clean end."""
+import os
 import signal
 import sys
 import time
@@ -104,13 +105,13 @@ def save(run):
 
 
 @contextmanager
-def together(run):
+def together():
     """Of several processes: if one ends unexpectedly, those that wait for it end in one line, too."""
     try:
         yield
     except RuntimeError as error:
         lost = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
-        if run.world == 1 or not lost:
+        if "WORLD_SIZE" not in os.environ or not lost:
             raise
-        raise InputError(f"{run.stage} step {run.step}: process {run.rank} lost contact with the others: one "
-                         "of them has ended. --resume goes on from the last checkpoint") from None
+        raise InputError(f"process {os.environ['RANK']} lost contact with the others: one of them has ended. "
+                         "--resume goes on from the last checkpoint") from None

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data.clips.folder import load_mix, load_sources
 from data.runtime import machine
-from data.runtime.checkpoints import (OWN, RESUMED, SHIPPED, STAGES, config_of, load_checkpoint,
+from data.runtime.checkpoints import (OWN, RESUMED, SHIPPED, config_of, load_checkpoint,
                                       load_optimizer, load_weights, make_process)
 from data.runtime.config import ClipConfig, check, without_effect
 from data.runtime.memory import check_training
@@ -27,7 +27,8 @@ from sora import DiT, InputError, Muon, VideoVAE
 VAE_FIELDS = ("channels", "latent_channels", "vae_width")           # what a borrowed VAE decides
 TARGET_FIELDS = ("process", "prediction", "noise_steps")            # what a resumed run has to keep
 NET_FIELDS = (*VAE_FIELDS, "patch", "dim", "depth", "heads")        # what borrowed weights decide
-FILES = ("sora.pt", "log.csv", "growth.png")                        # what --overwrite puts aside
+# of a run, sora.pt first: what a new one does not write over, and --overwrite puts aside
+FILES = ("sora.pt", "log.csv", "log.png", "growth.png", "preview.gif", "samples.gif")
 
 
 def start(args, presets):
@@ -41,8 +42,10 @@ def start(args, presets):
         raise InputError("--resume goes on with a run, --overwrite loses it: leave one of them out")
     if args.resume:
         return resume(args, preset, path)
-    if path.exists() and not args.overwrite:
-        raise InputError(f"{path} exists: go on with --resume, choose another --out, or lose it with --overwrite")
+    there = [path.with_name(name) for name in FILES if path.with_name(name).exists()]
+    if there and not args.overwrite:
+        remedy = "go on with --resume, " if path.exists() else ""
+        raise InputError(f"{there[0]} exists: {remedy}choose another --out, or lose it with --overwrite")
     if args.init:
         return start_from(args, preset, args.init)
     if args.vae:
@@ -56,16 +59,16 @@ def start(args, presets):
 
 def resume(args, preset, path):
     """Goes on where a run stopped, as if it had not."""
-    old = aside(path)
-    if old.exists() and not path.exists():
-        raise InputError(f"{path}: --overwrite was killed before its first save. {old} is the run before: "
-                         f"rename it to {path.name} to go on with that, or start anew")
+    old = [aside(path.with_name(name)).name for name in FILES if aside(path.with_name(name)).exists()]
+    if old and not path.exists():
+        raise InputError(f"{path}: --overwrite was killed before its first save. To go on with the run before, take "
+                         f".old off the names of {', '.join(old)} in {args.out}; or start anew")
     saved = load_checkpoint(path, args.device)
     missing = [name for name in RESUMED if name not in saved]
     if missing:
         raise InputError(f"{path}: has no {', '.join(missing)} to go on with; start from its weights with "
                          "--init")
-    config = flags_over(args, config_of(saved, type(preset), path), path, keep=TARGET_FIELDS)
+    config = flags_over(args, config_of(saved, type(preset), path), path, NET_FIELDS + TARGET_FIELDS + ("rule",))
     run = build(args, config, saved["words"])
     for name in ("vae", "dit", "ema"):
         load_weights(getattr(run, name), saved[name], path)
@@ -87,9 +90,9 @@ def start_from(args, preset, path):
     """Starts at step 0 with the weights of another checkpoint, and its config; with --preset the preset's
     config, but for what the weights decide."""
     saved = load_trained_vae(path, args.device)
-    config, keep = config_of(saved, type(preset), path), ()
+    config, keep = config_of(saved, type(preset), path), NET_FIELDS
     if args.preset:
-        keep = NET_FIELDS + TARGET_FIELDS
+        keep += TARGET_FIELDS
         config = replace(preset, **{name: getattr(config, name) for name in keep})
     config = flags_over(args, config, path, keep, with_preset=True)
     known = saved["words"]
@@ -155,12 +158,13 @@ def build(args, config, known_words=None):
     """A run with everything it needs, at step 0 of the VAE."""
     if config.data and os.path.realpath(args.out) == os.path.realpath(config.data):
         raise InputError(f"--out {args.out}: is the folder of clips; choose another, or its pictures become clips")
-    check_parts(args, [config.vae_batch] + ([] if config.shapes else [config.batch]))
+    trains_vae = config.vae_steps > 0 and not args.vae
+    check_parts(args, [config.vae_batch] * trains_vae + ([] if config.shapes else [config.batch]))
     device, (rank, world) = args.device, machine.join_processes(args.device)
     parts = world * args.accumulate
     check_training(config, device, parts)
     if args.overwrite and rank == 0:
-        set_aside(Path(args.out))
+        set_aside(args)
     if rank > 0:
         dist.barrier()                                              # the first decodes a folder of clips
     mix, words, config = load_mix(config, device, known_words)
@@ -235,38 +239,34 @@ def replacing_run(args):
     """A block that starts a run and saves it once. With --overwrite, the files that `set_aside` renames
     in it are lost at its end. If it fails, they come back; if it is killed, --resume finds no new run,
     and does not take the old one for it."""
-    files = []
-    if args.overwrite and os.environ.get("RANK", "0") == "0":       # the first of several processes
-        files = [Path(args.out) / name for name in FILES]
-    if files and files[0].exists():                                 # what was aside is older than this
-        for file in files:
-            aside(file).unlink(missing_ok=True)
+    args.aside = []
     try:
         yield
-        for file in files:
+        for file in args.aside:
             aside(file).unlink(missing_ok=True)
     except BaseException:
-        for file in files:
+        for file in args.aside:
             if aside(file).exists():
                 os.replace(aside(file), file)
         raise
 
 
-def set_aside(out):
-    """Renames the files of an old run, the checkpoint first."""
-    for name in FILES:
-        if (out / name).exists():
-            os.replace(out / name, aside(out / name))
+def set_aside(args):
+    """Renames the files of an old run, the checkpoint first, and lists them in args.aside."""
+    args.aside = [Path(args.out) / name for name in FILES]
+    if args.aside[0].exists():
+        for file in args.aside:                                     # what was aside is older than this
+            aside(file).unlink(missing_ok=True)
+    for file in args.aside:
+        if file.is_file():
+            os.replace(file, aside(file))
 
 
 def begin(run):
-    """The log, as far as the checkpoint goes; and a checkpoint at once, so that a crash can be resumed."""
-    if run.rank == 0 and run.args.resume:
-        run.log.cut_back(run.stage, run.step)
-    elif run.rank == 0:
-        run.log.cut_back(STAGES[0], 0)                              # of an earlier run, nothing is kept
-    if run.rank == 0 and not run.args.resume:
-        (run.out / "growth.png").unlink(missing_ok=True)
+    """A checkpoint at once, so that a crash can be resumed; then the log, as far as the checkpoint goes: if
+    it came first, a run that is killed in between could neither be resumed nor begun again."""
     if not run.args.resume:
         save(run)
+    if run.rank == 0:
+        run.log.cut_back(run.stage, run.step)
     report.begin(run)
