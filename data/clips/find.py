@@ -85,7 +85,7 @@ def enters(path, folder, cache, found):
 
 def find_in(place, names, folder, found):
     """Adds the clips that lie in one folder, or the one that the folder is, to `found`."""
-    clips, stills, captions = [], [], set()
+    clips, stills, captions = [], [], {}                # captions: {name without the ending: path}
     for name in sorted(names, key=natural):
         path, ending = place / name, Path(name).suffix.lower()
         if name.startswith("."):
@@ -97,18 +97,19 @@ def find_in(place, names, folder, found):
         elif ending in CLIPS:
             clips.append(path)
         elif ending == ".txt":
-            captions.add(path)
+            captions[path.stem] = path
         else:
             found.others[ending or "without an ending"] += 1
     if stills and is_animated(stills[0]):
         clips += stills
         stills = []
     for path in clips:
-        add(path, path.with_suffix(".txt"), [path], folder, found)
-        captions.discard(path.with_suffix(".txt"))
+        add(path, captions.get(path.stem, path.with_suffix(".txt")), [path], folder, found)
+    for path in clips:                                  # one text may belong to several
+        captions.pop(path.stem, None)
     if stills:
         add(place, place.with_name(f"{place.name}.txt"), stills, folder, found)
-    lone = [path for path in captions if not path.with_suffix("").is_dir()]
+    lone = [path for path in captions.values() if not path.with_suffix("").is_dir()]
     if lone:
         found.others[".txt"] += len(lone)
 

@@ -7,6 +7,7 @@ this file says how a folder is laid out.
 import math
 import statistics
 import zlib
+from collections import Counter
 from dataclasses import replace
 
 import torch
@@ -126,11 +127,11 @@ class ClipFolder:
     def notes(self, config):
         """Lines on what training on these clips may get wrong."""
         lines = list(self.cache.notes)
-        rates = sorted({round(clip.rate, 2) for clip in self.shown if clip.rate})
-        if rates and rates[-1] > 1.1 * rates[0] and not config.rate:
-            found = ", ".join(f"{rate:g}" for rate in rates[:6])
+        rates = Counter(round(clip.rate, 2) for clip in self.shown if clip.rate)
+        if rates and max(rates) > 1.1 * min(rates) and not config.rate:
+            found, (usual, _) = ", ".join(f"{rate:g}" for rate in sorted(rates)[:6]), rates.most_common(1)[0]
             lines.append(f"note: the clips have {found} frames a second and are taken frame by frame; "
-                         f"--rate {rates[0]:g} makes motion equally fast in all")
+                         f"--rate {usual:g}, which most have, makes motion equally fast in all")
         coloured = sum(clip.coloured for clip in self.shown)
         if coloured and config.channels == 1:
             lines.append(f"note: {coloured} of {len(self.shown)} clips have colours and are trained on in "

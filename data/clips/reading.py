@@ -66,7 +66,9 @@ def named(path):
     except InputError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        said = str(error).strip().splitlines()
+        lines = [line for line in said if not line.startswith(("frame=", "Error opening output"))]     # no reasons
+        lines = lines or said or [type(error).__name__]
         raise InputError(f"{path}: cannot be read as a clip ({lines[-1][:300]})") from None
 
 

@@ -8,6 +8,7 @@ import subprocess
 
 import imageio_ffmpeg
 from PIL import Image
+from tqdm import tqdm
 
 from data.clips.pictures import to_frame
 
@@ -17,6 +18,9 @@ MOST_PIXELS = 2 ** 27                                   # of a frame
 MOST_SECONDS = 10 ** 6                                  # of a video; more is a damaged header
 # Pixels that are not square are made so. ffmpeg turns videos upright by itself.
 SQUARE = "scale='iw*clip(sar,0.125,8)':ih,setsar=1"
+OVER_BLACK = "format=gbrap,premultiply=inplace=1"
+SEE_THROUGH = re.compile(r"\b(rgba|bgra|argb|abgr|ya8|ya16|yuva|gbrap)")        # formats of pixels with an opacity
+RATES = 0.01, 1000                                      # frames a second; others are no rates, as of a cover of music
 
 logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)         # it warns of sizes that we change
 
@@ -31,8 +35,14 @@ def open_video(path, size):
         raise ValueError("it is empty")
     if start.isascii() and b"\0" not in start:          # ffmpeg also reads lists of other files
         raise ValueError("it is text, not a video")
-    mean, finest = rates_of(path)
-    filters = SQUARE
+    said = said_by_ffmpeg(path)
+    pictures = video_stream(said)
+    if "Stream #0" in said and not pictures:
+        raise ValueError("it has no pictures, only sound")
+    if "alpha_mode" in said:                            # in WebM, where ffmpeg's own decoder leaves it out
+        raise ValueError("it has transparent pixels, and a .webm's are not read; convert it to an animated .webp")
+    mean, finest = rate_in(pictures, "fps"), rate_in(pictures, "tbr")
+    filters = f"{SQUARE},{OVER_BLACK}" if SEE_THROUGH.search(pictures) else SQUARE
     if mean and finest and abs(finest - mean) > 0.02 * mean:        # frames come at uneven times, as of a screen:
         filters += f",fps={mean}"                                   # ffmpeg would give the finest division
     stream = imageio_ffmpeg.read_frames(
@@ -43,14 +53,11 @@ def open_video(path, size):
     if width * height > MOST_PIXELS or about["duration"] > MOST_SECONDS:
         raise ValueError(f"{height}x{width}, {about['duration']:.0f} seconds: expected at most "
                          f"{MOST_PIXELS} pixels and {MOST_SECONDS} seconds")
-    return about["fps"] or mean or finest, (height, width), video_frames(stream, height, width, size)
-
-
-def rates_of(path):
-    """What ffmpeg says of a video: its mean rate, and that of the finest division of its times. Each may be None:
-    Theora's files state no mean."""
-    said = said_by_ffmpeg(path)
-    return rate_in(said, "fps"), rate_in(said, "tbr")
+    rate = about["fps"] or mean or finest
+    if rate and not RATES[0] <= rate <= RATES[1]:
+        rate = None
+    expected = about["duration"] * (rate or 0)
+    return rate, (height, width), video_frames(path, stream, height, width, size, expected)
 
 
 def count_frames(path):
@@ -65,14 +72,24 @@ def said_by_ffmpeg(path, *flags):
     return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
 
 
-def rate_in(said, unit):
-    """The number before "fps" or "tbr" in what ffmpeg says of the first video stream; None if there is none."""
-    stream = re.search(r"Stream.*Video:.*", said)
-    found = stream and re.search(rf"([0-9.]+)(k?) {unit}", stream[0])
+def video_stream(said):
+    """The line that ffmpeg says of the first stream of pictures; "" if there is none."""
+    found = re.search(r"Stream.*Video:.*", said)
+    return found[0] if found else ""
+
+
+def rate_in(pictures, unit):
+    """The number before "fps", the mean rate, or "tbr", the finest division of times, in the line of a stream. None if
+    there is none: Theora's files state no mean."""
+    found = re.search(rf"([0-9.]+)(k?) {unit}", pictures)
     return float(found[1]) * (1000 if found[2] else 1) if found else None
 
 
-def video_frames(stream, height, width, size):
-    """Yields the frames that ffmpeg has decoded."""
-    for data in stream:
+def video_frames(path, stream, height, width, size, expected):
+    """Yields the frames that ffmpeg has decoded, and says so if these are clearly fewer than expected."""
+    n = 0
+    for n, data in enumerate(stream, start=1):
         yield to_frame(Image.frombytes("RGB", (width, height), data), size)
+    if n < 0.9 * expected - 2:
+        tqdm.write(f"note: {path}: {n} frames, its times promise {expected:.0f}: it is cut short or damaged, or its "
+                   "sound is longer")

@@ -11,11 +11,16 @@ from sora import InputError
 
 def run_script(main):
     """Runs a script's main(). What the user or the system's owner can mend is said in one line."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:                              # closed by who has started us
+            setattr(sys, name, open(os.devnull, "w"))
+        stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):                          # no name or caption can end a run:
             stream.reconfigure(errors="backslashreplace")           # what cannot be printed is \x.., \u....
-    if "WORLD_SIZE" not in os.environ:                              # else it would wait for a barrier
-        signal.signal(signal.SIGTERM, terminate)
+    for name in ("SIGTERM", "SIGHUP"):                              # Windows has no SIGHUP, nohup ignores it
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL and "WORLD_SIZE" not in os.environ:
+            signal.signal(number, terminate)                        # of several, one would wait for a barrier
     try:
         main()
         print(end="", flush=True)                                   # now: later a lost reader is a traceback
@@ -29,7 +34,7 @@ def run_script(main):
     except OSError as error:
         if error.errno is None:                                     # not from the system
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{error.filename}: " if error.filename else "its output: "
         end(f"{where}{error.strerror}", 2, own=True)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
@@ -53,9 +58,9 @@ def undisturbed():
         raise KeyboardInterrupt
 
 
-def terminate(*_):
+def terminate(number, _):
     """Ends the script as a request to end should: what is half written is removed."""
-    sys.exit(143)
+    sys.exit(128 + number)                                          # as a shell says it
 
 
 def out_of_memory(error):

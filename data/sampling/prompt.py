@@ -7,8 +7,8 @@ from data.clips.captions import words_in
 from sora import TIME, InputError
 
 # A comma divides only if a time follows it: a caption may have commas of its own.
-CHANGE = re.compile(r",(?=[^,]* at \d+\s*(?:,|$))")
-TIMED = re.compile(r"(.*) at (\d+)\s*", re.DOTALL)
+CHANGE = re.compile(r",(?=[^,]*\bat\s+\d+\s*(?:,|$))", re.IGNORECASE)
+TIMED = re.compile(r"(.*\S)\s+at\s+(\d+)\s*", re.DOTALL | re.IGNORECASE)
 
 
 def parts_of(prompt):
@@ -21,7 +21,7 @@ def timed(prompt, change):
     """The text and the video frame, in digits, of a change such as " 8 at 60"."""
     match = TIMED.fullmatch(change)
     if match is None:
-        raise InputError(f"--prompt {prompt!r}: {change.strip()!r}: expected a time at its end, such as at 60")
+        raise InputError(f"--prompt {prompt!r}: {change.strip()!r}: expected words and then a time, such as 8 at 60")
     return match.groups()
 
 
@@ -55,7 +55,8 @@ def ids_of(text, words):
     ids = []
     for word in words_in(text):
         if word not in words:
-            raise InputError(f"prompt word {word!r} is not known; this checkpoint knows {', '.join(words)}")
+            hint = '; a prompt that changes is written "3, 8 at 60"' if word in ("at", "from") else ""
+            raise InputError(f"prompt word {word!r} is not known; this checkpoint knows {', '.join(words)}{hint}")
         ids.append(words.index(word) + 1)
     if text.strip() and not ids:
         raise InputError(f"--prompt {text!r}: no word in it; expected some of {', '.join(words)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 import sample
 import sora
@@ -190,17 +191,32 @@ def test_a_programming_error_keeps_its_traceback(error):
     assert kept.value is error
 
 
-def test_a_request_to_end_leaves_no_half_file(tmp_path):
-    """SIGTERM: exit code 143, and what is half written is removed, as after any error."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_end_leaves_no_half_file(tmp_path, number):
+    """Exit code 143 (129 if the terminal was closed), and what is half written is removed, as after any error."""
     def main():
         with replacing(tmp_path / "x") as file:
             file.write(b"half")
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(10)
-    with pytest.raises(SystemExit) as ended:
-        run_script(main)
-    assert ended.value.code == 143 and names_in(tmp_path) == [], (
-        f"expected 143 and no file, got {ended.value.code}, {names_in(tmp_path)}")
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run_script(main)
+    finally:
+        signal.signal(number, before)
+    assert ended.value.code == 128 + number and names_in(tmp_path) == [], (
+        f"expected {128 + number} and no file, got {ended.value.code}, {names_in(tmp_path)}")
+
+
+def test_closed_streams_end_no_script(monkeypatch):
+    """Started with `2>&-`, or without a console on Windows, a script has None in their place."""
+    with monkeypatch.context() as closed:
+        closed.setattr("sys.stdout", None)
+        closed.setattr("sys.stderr", None)
+        said = []
+        run_script(lambda: said.append(tqdm([1], "sampling")) or print("wrote x.gif"))
+    assert len(said) == 1, "the script did not come to its end"
 
 
 def test_links_in_a_circle_are_refused(trained, tmp_path, capsys, monkeypatch):

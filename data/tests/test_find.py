@@ -37,6 +37,13 @@ def test_hidden_names_are_left_out_and_counted(plain):
     assert found.left_out() == "1 .pdf, 1 .txt, 3 hidden", f"got {found.left_out()!r}"
 
 
+def test_a_caption_may_be_called_in_capitals(plain):
+    (plain / "wave" / "a2.TXT").write_text("a caption")
+    found = find_clips(plain)
+    words = [clip.words for clip in found.clips if clip.name == "wave/a2.npy"]
+    assert words == [["a", "caption"]] and not found.left_out(), f"got {words}, left out {found.left_out()!r}"
+
+
 def test_links_are_followed_but_for_circles(plain, tmp_path):
     save(tmp_path / "elsewhere" / "c.npy", counting(12))
     os.symlink(tmp_path / "elsewhere", plain / "jump")
@@ -132,6 +139,14 @@ def test_frame_rates_that_differ_are_noted_and_rate_makes_them_alike(tmp_path, c
     load_mix(config_of(tmp_path, heldout="c.mp4"), "cpu")
     printed = capsys.readouterr().out
     assert "24, 48 frames a second" in printed and "--rate 24" in printed, f"expected a note, got {printed}"
+    for name, fps in (("d", 8), ("e", 24)):
+        encode(tmp_path / "wave" / f"{name}.mp4", counting(2 * fps), fps)
+    load_mix(config_of(tmp_path, heldout="c.mp4"), "cpu")
+    printed = capsys.readouterr().out
+    assert "8, 24, 48 frames" in printed and "--rate 24, which most have" in printed, (
+        f"one slow clip is no reason to slow down all: got {printed}")
+    for name in ("d", "e"):
+        (tmp_path / "wave" / f"{name}.mp4").unlink()
     data = load_mix(config_of(tmp_path, heldout="c.mp4", rate=12), "cpu")[0][0][0]
     assert data.length.tolist() == [24, 24], f"two seconds at 12 a second: expected 24 frames each, got {data.length}"
     assert "frames a second" not in capsys.readouterr().out, "with --rate there is nothing to note"

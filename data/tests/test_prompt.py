@@ -15,7 +15,7 @@ def ids(prompt, words=DIGITS, n=1, **options):
 
 @pytest.mark.parametrize("prompt,expected", [
     ("3", [[4]]), ("", [[0]]), ("3 7", [[4, 8]]),
-    ("3, 8 at 8", [[[4], [4], [9]]]), ("3,8 at 8", [[[4], [4], [9]]]),
+    ("3, 8 at 8", [[[4], [4], [9]]]), ("3,8 at 8", [[[4], [4], [9]]]), ("3,  8\tAT  8 ", [[[4], [4], [9]]]),
     ("3, 8 at 4, 1 at 12", [[[4], [9], [9], [2]]]),
     ("3 7, 8 at 4", [[[4, 8], [9, 0]]]), (", 8 at 4", [[[0], [9]]])])
 def test_each_latent_frame_has_the_words_of_its_time(prompt, expected):
@@ -61,7 +61,9 @@ def test_times_are_rounded_to_latent_frames_with_a_note(capsys, at, unseen, star
     ("3, 8 at", "'at' is not known"),
     ("3, 8 at -4", "'at' is not known"),
     ("3, 8 at 99999999999", "expected a video frame below 10,000,000"),
-    ("3, 8 at 8, 5", "'8 at 8, 5': expected a time at its end"),
+    ("3, 8 at 8, 5", "'8 at 8, 5': expected words and then a time"),
+    ("3, at 8", "'at 8': expected words and then a time"),
+    ("3 8 at 8", 'a prompt that changes is written "3, 8 at 60"'),
     ("3, ! at 8", "no word in it")])
 def test_times_that_cannot_be_are_refused(trained, tmp_path, capsys, monkeypatch, prompt, words):
     monkeypatch.chdir(tmp_path)

@@ -106,6 +106,12 @@ def test_until_stops_there_and_resume_goes_on(trained, tmp_path, quick, capsys):
     assert_same_run(trained, tmp_path)
 
 
+def test_a_run_cannot_be_shorter_than_it_is(trained, tmp_path, quick, capsys):
+    call(train.main, *RUN, "--vae", trained / "sora.pt", "--out", tmp_path, "--until", 3)
+    said = complaint(capsys, train.main, "--resume", "--steps", 2, "--out", tmp_path)
+    assert "--steps 2" in said and "is at step 3 already" in said, f"got {said!r}"
+
+
 def test_until_the_last_step_is_a_whole_run(trained, tmp_path, quick, capsys):
     """There is nothing to go on with, so it ends with the pictures and the verdict."""
     call(train.main, *RUN, "--vae", trained / "sora.pt", "--steps", 2, "--until", 2, "--out", tmp_path)

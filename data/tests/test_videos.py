@@ -187,3 +187,46 @@ def test_a_video_of_uneven_times_keeps_its_length_and_its_rate(tmp_path):
     seconds = len(list(clip.frames)) / clip.rate
     assert clip.rate < 30 and abs(seconds - 2) < 0.25, (
         f"expected 2 seconds at the mean rate of about 12, got {seconds:.2f} at {clip.rate}")
+
+
+# --- what a video promises -----------------------------------------------------------------------------
+
+def converted(source, target, *flags):
+    """A file that ffmpeg makes of another."""
+    subprocess.run([FFMPEG, "-v", "error", "-y", "-i", str(source), *flags, str(target)], check=True)
+    return target
+
+
+def test_transparent_pixels_lie_over_black(tmp_path):
+    white = np.full((8, 32, 32, 3), 255, np.uint8)
+    source = encode(tmp_path / "x.mp4", white)
+    clear = "format=rgba,colorchannelmixer=aa=0.3"
+    got = read(converted(source, tmp_path / "x.mov", "-vf", clear, "-c:v", "png"))
+    assert abs(got.mean() - 0.3 * 255) < 4, f"white with an opacity of 0.3: expected {0.3 * 255:.0f}, got {got.mean():.0f}"
+    converted(source, tmp_path / "x.webm", "-vf", f"{clear},format=yuva420p", "-c:v", "libvpx-vp9")
+    assert "transparent pixels" in refusal(tmp_path / "x.webm"), "ffmpeg's decoder would leave the opacity out"
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    made = ["-f", "lavfi", "-i", "sine=duration=1", "-c:a", "aac", str(tmp_path / "x.mp4")]
+    subprocess.run([FFMPEG, "-v", "error", "-y", *made], check=True)
+    assert "it has no pictures, only sound" in refusal(tmp_path / "x.mp4"), refusal(tmp_path / "x.mp4")
+
+
+def test_a_video_that_was_cut_short_is_named(tmp_path, capsys):
+    whole = encode(tmp_path / "x.avi", counting(48, 64, 64))
+    assert len(read(whole)) == 48 and "note" not in capsys.readouterr().out, "a whole video needs no note"
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
+    n, said = len(read(cut)), capsys.readouterr().out
+    assert f"{n} frames, its times promise 48" in said and "cut.avi" in said, f"{n} of 48 frames, and it says {said!r}"
+
+
+def test_the_cover_of_music_has_no_rate(tmp_path):
+    """ffmpeg gives it 90,000 frames a second."""
+    Image.fromarray(counting(1, 32, 32)[0]).save(tmp_path / "cover.png")
+    made = ["-f", "lavfi", "-i", "sine=duration=1", "-i", str(tmp_path / "cover.png"), "-map", "0", "-map", "1",
+            "-c:a", "aac", "-c:v", "png", "-disposition:v", "attached_pic", str(tmp_path / "x.mp4")]
+    subprocess.run([FFMPEG, "-v", "error", "-y", *made], check=True)
+    rate = open_clip(tmp_path / "x.mp4").rate
+    assert rate is None, f"expected no rate, got {rate}"

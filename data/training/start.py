@@ -28,7 +28,7 @@ VAE_FIELDS = ("channels", "latent_channels", "vae_width")           # what a bor
 TARGET_FIELDS = ("process", "prediction", "noise_steps")            # what a resumed run has to keep
 NET_FIELDS = (*VAE_FIELDS, "patch", "dim", "depth", "heads")        # what borrowed weights decide
 # of a run, sora.pt first: what a new one does not write over, and --overwrite puts aside
-FILES = ("sora.pt", "log.csv", "log.png", "growth.png", "preview.gif", "samples.gif")
+FILES = ("sora.pt", "log.csv", "log.png", "growth.png", "preview.gif", "preview.png", "samples.gif", "samples.png")
 
 
 def start(args, presets):
@@ -69,6 +69,9 @@ def resume(args, preset, path):
         raise InputError(f"{path}: has no {', '.join(missing)} to go on with; start from its weights with "
                          "--init")
     config = flags_over(args, config_of(saved, type(preset), path), path, NET_FIELDS + TARGET_FIELDS + ("rule",))
+    flag, total = ("--vae-steps", config.vae_steps) if saved["stage"] == "vae" else ("--steps", config.steps)
+    if total < saved["step"]:
+        raise InputError(f"{flag} {total}: {path} is at step {saved['step']} already; expected as many or more")
     run = build(args, config, saved["words"])
     for name in ("vae", "dit", "ema"):
         load_weights(getattr(run, name), saved[name], path)
