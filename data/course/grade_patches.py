@@ -76,6 +76,7 @@ def check_unpatchify(s):
 
 def check_inverse(s):
     """There and back, on grids of any shape."""
+    check_patchify(s)                                                  # else to do nothing would be right
     for p, F, rows, columns in ((1, 1, 1, 1), (2, 3, 1, 4), (3, 2, 3, 1)):
         h, w = p * rows, p * columns
         latent = noise(1, 2, F, h, w)
@@ -146,6 +147,7 @@ def check_rotate(s):
 
 def check_relative(s):
     """A query's product with a key depends on the difference of their positions only."""
+    check_rotate(s)                                                  # else to do nothing would be right
     q, k = noise(1, 4, 1, 16), noise(1, 4, 1, 16)
     positions = torch.randint(0, 9, (1, 4, 3))
     products = []

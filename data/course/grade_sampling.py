@@ -58,6 +58,7 @@ def check_captions_of_frames(s):
 
 def check_batch(s):
     """Both halves of the batch are given the same x and t."""
+    check_guided(s)                                                  # else to do nothing would be right
     x, t, caption = two_clips()
     together = s.guided(answer, 2)(x, t, caption)
     alone = []

@@ -101,6 +101,7 @@ def check_ddim(s):
 
 def check_ddim_composes(s):
     """If all data are one point, ten steps lead where one does."""
+    check_ddim(s)                                                  # else to do nothing would be right
     x0, _, x, _, _ = case()
     process = s.DDPM(N, "x0")
     ends = []

@@ -102,6 +102,7 @@ def check_attention(s):
 @torch.no_grad()
 def check_size_of_queries(s):
     """Longer queries and keys change nothing: they are normalised."""
+    check_attention(s)                                                  # else to do nothing would be right
     layer, x, rope = attention_case(s)
     layer.qkv.bias.zero_()
     before = layer(x, rope)
@@ -213,6 +214,7 @@ def check_lengths(s):
 @torch.no_grad()
 def check_zero(s):
     """A new block does nothing."""
+    check_block(s)                                                  # else to do nothing would be right
     model = s.DiT(s.Config(**MINI), 3)
     x, condition, rope = noise(1, 4, 48), noise(1, 2, 48), ropes(s, 1, 4, 24)
     frame = torch.tensor([0, 0, 1, 1])

@@ -40,7 +40,12 @@ def check_part(text, part):
         module = module_of(text)
     except Exception as error:
         return [f"sora.py does not import with this part: {said_by(error, text, part)}"] * len(CHECKS[part])
-    return [reason_of(check, module, text, part) for check in CHECKS[part]]
+    whole = sys.modules["sora"]
+    sys.modules["sora"] = module                                    # `import sora` finds the student's, not ours
+    try:
+        return [reason_of(check, module, text, part) for check in CHECKS[part]]
+    finally:
+        sys.modules["sora"] = whole
 
 
 def reason_of(check, module, text, part):

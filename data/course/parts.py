@@ -61,8 +61,8 @@ PARTS = {
         hint="index_select(1, frame) gives each token what belongs to its frame. Hand `lengths` on to "
              "self.attention. Keep modulations "
              "in float32 (the residual stream is, under autocast). In `initialise` set weights to zero "
-             "with nn.init.zeros_: modulations of "
-             "all blocks and of the DiT, head.",
+             "with nn.init.zeros_: those of "
+             "`modulation` in every block and in the DiT, and of `head`.",
         minutes=20, points=6),
     5: Part(
         title="The cosine schedule and q(x_t | x0)",
@@ -75,8 +75,8 @@ PARTS = {
                "-> two of (B,1,F,1,1); q_sample: x0, eps (B,C,F,h,w), t (B,F) -> (B,C,F,h,w).",
         hint="Compute in float64, cap the betas, multiply the 1 - beta up again with cumprod, put a 1 "
              "in front. per_frame "
-             "shapes what belongs to (B,F) so that it multiplies a latent. In __init__ leave "
-             "`alpha_bar` for the line below the place.",
+             "shapes what belongs to (B,F) so that it multiplies a latent. In __init__ assign "
+             "`alpha_bar`: the line below the place uses it.",
         minutes=30, points=6),
     6: Part(
         title="v-prediction, and back",
@@ -139,11 +139,11 @@ PARTS = {
         shapes="draw_noise: known (B,F) bool -> t (B,F). diffusion_loss: the loss, and the error "
                "(B,F) of all frames, known ones too; `count`: a number of unknown frames. "
                "generate: levels (steps+1,), known (F,), known_mask (1,1,F,1,1) -> (B,C,F,h,w).",
-        hint="In generate: make the levels (steps+1,B,F), 0 where known; begin with randn(latent), "
-             "with strength < 1 with q_sample(latent, levels[0], that noise); then for each pair "
+        hint="In generate: make the levels (steps+1,B,F), 0 where known; begin with x = randn(latent); "
+             "if strength < 1, replace x by q_sample(latent, levels[0], x); then for each pair "
              "of levels put the known frames in and call step(denoiser, x, t, s, caption, randn); "
              "at last put them in again. Put in with torch.where: a step may leave nan. `pairwise` "
-             "is imported. In diffusion_loss `count`, if given, is the divisor. In draw_noise leave `t`; "
+             "is imported. In diffusion_loss `count`, if given, is the divisor. In draw_noise assign `t`; "
              "hand generator and device to draw_levels; levels are reals in SiT: do not cast them.",
         minutes=50, points=7),
     12: Part(
@@ -156,8 +156,8 @@ PARTS = {
                "window, again and again.",
         hint="Keep `recent` (what the next window may see), `made` (how many frames there are) and "
              "`first`, the video's first frame, whoever made it. Call generate(model, process, "
-             "latent, is_known, words, positions, **sampling). The anchor stands there as "
-             "soon as made > the frames of the context, also in the first window and with context "
+             "latent, is_known, words, positions, **sampling). Show the anchor if "
+             "made > the number of context frames shown, also in the first window and with context "
              "0, and comes on top of the `context` frames. Hand a caption (B,words) on as it is; of "
              "one for each frame hand on those of the frames shown, by their numbers in the video. "
              "Backward: flip `past` once, and hand in -positions; all else is as forward, captions "

@@ -105,6 +105,24 @@ def test_the_sheet_lists_what_there_is(capsys):
     assert [int(row) for row in rows] == list(HUNTS), f"STAFF.md: expected a row for each hunt, got {rows}"
 
 
+@pytest.mark.parametrize("part, answers", [
+    (1, ["    return latent", "    return tokens"]),
+    (8, ["        return x"]),
+    (10, ["    return model"])])
+def test_to_do_nothing_earns_nothing(part, answers):
+    """It has many a symmetry that a right answer has, too."""
+    reasons = grading.check_part(fill(TEXT, part, answers), part)
+    free = [check.__name__ for check, reason in zip(grading.CHECKS[part], reasons) if reason is None]
+    assert not free or free == ["check_scale_of_one"], f"part {part}, {answers}: passed {free}"
+
+
+def test_a_part_cannot_call_the_solution():
+    """`import sora` in a student's part finds the student's own sora.py."""
+    answers = ["    import sora\n    return sora.patchify(latent, p)", "    import sora\n    return sora.unpatchify(tokens, p, F, h, w)"]
+    reasons = grading.check_part(fill(TEXT, 1, answers), 1)
+    assert all("recursion" in (reason or "") for reason in reasons), f"expected calls without end, got {reasons}"
+
+
 def test_code_that_raises_is_shown_its_line():
     """And code that returns nothing is told so."""
     reasons = grading.check_part(fill(TEXT, 8, ["        x0 = self.nothing(model)\n        return x0"]), 8)
