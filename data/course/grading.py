@@ -40,7 +40,7 @@ def check_part(text, part):
         module = module_of(text)
     except Exception as error:
         return [f"sora.py does not import with this part: {said_by(error, text, part)}"] * len(CHECKS[part])
-    whole = sys.modules["sora"]
+    whole = sys.modules.get("sora", module)
     sys.modules["sora"] = module                                    # `import sora` finds the student's, not ours
     try:
         return [reason_of(check, module, text, part) for check in CHECKS[part]]

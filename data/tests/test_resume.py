@@ -107,7 +107,8 @@ def test_until_stops_there_and_resume_goes_on(trained, tmp_path, quick, capsys):
 
 
 def test_a_run_cannot_be_shorter_than_it_is(trained, tmp_path, quick, capsys):
-    call(train.main, *RUN, "--vae", trained / "sora.pt", "--out", tmp_path, "--until", 3)
+    with pytest.raises(SystemExit):
+        call(train.main, *RUN, "--vae", trained / "sora.pt", "--out", tmp_path, "--until", 3)
     said = complaint(capsys, train.main, "--resume", "--steps", 2, "--out", tmp_path)
     assert "--steps 2" in said and "is at step 3 already" in said, f"got {said!r}"
 
