@@ -61,7 +61,7 @@ def test_expose_takes_each_measurement_on_its_own(tmp_path):
     copies.copy_to(folder)
     (folder / "sora.py").write_text("def guided(:\n")
     (folder / "data/runtime/checkpoints.py").write_text("while True: pass\n")
-    lines = dict(zip(MEASUREMENTS, hunts.expose(folder, limit=20)))
+    lines = dict(zip(MEASUREMENTS, hunts.expose(folder, limit=12)))
     digits, endless = HUNTS[9].measure, HUNTS[7].measure
     assert lines.pop(digits)[1:] == ("0", "0 to 0", True), lines
     assert "stopped after" in lines.pop(endless)[1]
