@@ -4,6 +4,8 @@ import gc
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ import train
 from data.clips import files
 from data.runtime.errors import run_script
 from data.runtime.writing import replacing
-from data.tests.conftest import RUN, call, complaint
+from data.tests.conftest import ROOT, RUN, call, complaint
 from data.training.log import Log
 from sora import InputError
 
@@ -207,6 +209,14 @@ def test_a_request_to_end_leaves_no_half_file(tmp_path, number):
         signal.signal(number, before)
     assert ended.value.code == 128 + number and names_in(tmp_path) == [], (
         f"expected {128 + number} and no file, got {ended.value.code}, {names_in(tmp_path)}")
+
+
+def test_ctrl_c_while_torch_is_imported_is_one_line(tmp_path):
+    """What raises before run_script begins; an error keeps its traceback."""
+    for error, words, code in (("KeyboardInterrupt", "x.py: stopped\n", -signal.SIGINT), ("ValueError", "Traceback", 1)):
+        (tmp_path / "x.py").write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport data\nraise {error}\n")
+        ended = subprocess.run([sys.executable, tmp_path / "x.py"], capture_output=True, text=True)
+        assert ended.returncode == code and ended.stderr.startswith(words), f"{error}: {ended.returncode}, {ended.stderr!r}"
 
 
 def test_closed_streams_end_no_script(monkeypatch):
