@@ -54,7 +54,7 @@ def draw(rows, real, copies):
     axis.plot(x, y, "o-", label="samples")
     axis.fill_between(x, low, high, alpha=0.2)
     if len(rows) > 2:
-        axis.plot(*extrapolated(x, y, 10 * max(*x, *HOUR.values())), ":", color="C0", label="a guess: log odds on a line")
+        axis.plot(*extrapolated(x, y, 10 * max(*x, *HOUR.values())), ":", color="C0", label="a guess")
     for value, label, colour in ((real, "real clips", "0.5"), (copies, "the VAE's copies", "C1")):
         axis.axhline(value, color=colour, linestyle="--", linewidth=1, label=label)
     for label, flops in HOUR.items():

@@ -118,7 +118,8 @@ def test_to_do_nothing_earns_nothing(part, answers):
 
 def test_a_part_cannot_call_the_solution():
     """`import sora` in a student's part finds the student's own sora.py."""
-    answers = ["    import sora\n    return sora.patchify(latent, p)", "    import sora\n    return sora.unpatchify(tokens, p, F, h, w)"]
+    answers = ["    import sora\n    return sora.patchify(latent, p)",
+               "    import sora\n    return sora.unpatchify(tokens, p, F, h, w)"]
     reasons = grading.check_part(fill(TEXT, 1, answers), 1)
     assert all("recursion" in (reason or "") for reason in reasons), f"expected calls without end, got {reasons}"
 
