@@ -69,8 +69,8 @@ HUNTS = {
     8: Hunt("loss over known frames", "sora.py",
             "return (error * ~known).sum() / count, error", "return error.mean(), error",
             "the loss, by the mean error of unknown frames",
-            "In the log `loss` is above the mean of its levels, weighted as drawn. Half of the network's effort goes to "
-            "frames that nobody asks for; text to video is hardly worse, continuations are."),
+            "In the log `loss` is above the mean of its levels, weighted as drawn. Half of the network's "
+            "effort goes to frames that nobody asks for; text to video is hardly worse, continuations are."),
     9: Hunt("training digits in the test set", "data/clips/moving_mnist.py",
             'return shipped[f"{split}_images"], shipped[f"{split}_labels"]',
             'return shipped["train_images"], shipped["train_labels"]',

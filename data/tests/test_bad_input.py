@@ -58,7 +58,8 @@ def test_train_refuses(tmp_path, quick, capsys, flags, words):
 
 
 @pytest.mark.parametrize("flags,words", [
-    ("--prompt 3,x", "'x'.*0, 1, 2"), ("--prompt ?!", "'\\?!': no word in it; expected some of 0, 1"), ("--prompt 10", "'10' is not known"),
+    ("--prompt 3,x", "'x'.*0, 1, 2"),
+    ("--prompt ?!", "'\\?!': no word in it; expected some of 0, 1"), ("--prompt 10", "'10' is not known"),
     ("--frames 0", "frames 0: expected more than 0"), ("--frames -3", "frames -3"), ("--n 0", "n 0"),
     ("--size 30x32", "height 30"), ("--size big", "big.*HxW"), ("--size 0x32", "height 0"),
     ("--size 32x32x3", "HxW"), ("--steps 0", "steps 0"), ("--sampler euler", "euler.*ddpm.*ancestral, ddim"),
