@@ -19,7 +19,7 @@ One letter for each axis:
     D width of the transformer                  p edge of a patch in latent pixels
 Noise levels run from 0 (clean) to N (only noise), integers, or reals in SiT. A sampler goes from t
 to s, the next lower one. The network is given t / N, in [0,1]. A "known" latent frame is given to it
-clean, not predicted. Papers: see README.md. "# >>> part 1" marks an exercise of data/course.
+clean; what it predicts there is not used. Papers: README.md. "# >>> part 1": see data/course.
 In a hurry? Read sections 4 (the transformer), 5 (DDPM), `diffusion_loss` in 7, `generate` in 8. A
 latent is a small video (B,C,F,h,w) of mean 0 and standard deviation 1; section 3 makes its tokens.
 """
@@ -61,7 +61,7 @@ class Config:
     noise_steps: int = option(1000, "N, the number of noise levels of ddpm")
     known: float = option(0.5, "share of clips in which latent frames may be known")
     anchors: float = option(0.5, "share of known end frames that are anchors (section 7)")
-    reach: int = option(96, "distance that anchors are told, in video frames, a multiple of 4")
+    reach: int = option(96, "how far away anchors are said to be, in video frames, a multiple of 4")
     caption_drop: float = option(0.1, "share of captions dropped where no frame is known")
     caption_drop_known: float = option(0.5, "the same where frames are known")
 
@@ -189,9 +189,9 @@ class VideoVAE(nn.Module):
 
 
 def vae_loss(vae, video, eps, kl_weight):
-    """Squared error + kl_weight x KL(q || N(0,1)), means over pixels and over latent values. The
-    negative ELBO is sum(error) / (2 variance) + sum(KL) and a constant (decoder: Gaussian of this
-    variance), so kl_weight is 2 variance x latent values / pixel values. Returns loss, error, KL."""
+    """Loss, error, KL: squared error + kl_weight x KL(q || N(0,1)), means over pixels and latent
+    values. The negative ELBO is sum(squares) / 2V + sum(KL) + a constant (decoder: a Gaussian of
+    variance V). Times 2V / pixels it is this loss, with kl_weight = 2V x latent values / pixels."""
     reconstruction, mean, log_var = vae(video, eps)
     error = (reconstruction - video).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
@@ -275,7 +275,7 @@ def rotate(x, rope):
 # clean and noisy frames can stand in one clip: this is what all of section 8 builds on.
 
 def norm(x):
-    """LayerNorm over the last axis without learned scale and shift: in blocks adaLN has them."""
+    """LayerNorm over the last axis without learned scale and shift: adaLN supplies them."""
     return nnf.layer_norm(x, x.shape[-1:])
 
 
@@ -323,7 +323,7 @@ class DiTBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x, condition, frame, rope, lengths=None):
-        """x (B,L,D); condition (B,F,D): of latent frames; frame (L,): each token's one."""
+        """x (B,L,D); condition (B,F,D): of latent frames; frame (L,): which one a token is in."""
         # >>> part 4
         modulation = self.modulation(nnf.silu(condition)).float()               # (B,F,6D)
         modulation = modulation.index_select(1, frame)                          # (B,L,6D)
@@ -473,7 +473,7 @@ class DDPM:
     def schedule(self, steps, strength=1.0, device=None):
         """Up to steps + 1 levels, evenly spaced, from strength x N, at least 1, down to 0."""
         levels = torch.linspace(max(strength * self.N, 1), 0, steps + 1, device=device)
-        return levels.round().long().unique_consecutive()  # if steps > levels, some come twice
+        return levels.round().long().unique_consecutive()  # of more than N, some come twice
 
     def signal_noise(self, t):
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), (B,1,F,1,1): how much of x_t is data, and noise."""
@@ -590,13 +590,13 @@ class SiT:
 def draw_windows(config, B, F, generator=None):
     """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
-    both. A known first (last) one may be an anchor, from before (after) the window, so that `extend`
-    can go on showing how a video began. That may be 500 latent frames ago, farther than any training
-    clip reaches, so distance must not matter: with reach 96, an anchor shows what is 0 to 24 latent
-    frames beyond its place in the window, and the network is always told that it is 24.
+    both. A known first (last) frame may be an anchor: it shows an earlier (later) moment than its
+    place says. `extend` uses one to remind the network how the video began: perhaps 500 latent frames
+    ago, farther than any training clip reaches. So what it is told must not give the distance away:
+    with reach 96, an anchor is really 0 to 24 latent frames beyond its place, and always told as 24.
     Returns, on the CPU: known (B,F) bool; positions (B,F), the time of each latent frame as told to
-    the network; frames (B,4F), numbers of the video frames to show, from the window's first on (an
-    anchor's may lie before 0, or behind 4F - 1)."""
+    the network; frames (B,4F), the video frames to show, counted from the window's first, number 0
+    (an anchor's may be below 0, or above 4F - 1)."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
         return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()
 
@@ -656,9 +656,9 @@ def newton_schulz(matrices, steps=5):
     A step x <- (a I + b x x^T + c (x x^T)^2) x keeps U and V, and maps a singular value s to
     a s + b s^3 + c s^5. The coefficients (Jordan et al. 2024) make this steep at 0: small values grow
     3.4-fold. The price: values do not converge to 1, but to [0.68, 1.14] if they were above 0.01 of
-    the norm. A step is a matrix (rows,rows) times x, made from x x^T alone, and so is the next x x^T.
-    So all steps are multiplied first, and x, which may have many columns, once at the end (in
-    float32: bfloat16 is too coarse for this)."""
+    the norm. A step multiplies x by a matrix (rows,rows) that depends on x x^T only, and the next
+    x x^T follows from both. So these matrices are multiplied first, and x, which may have many
+    columns, once at the end (in float32: bfloat16 is too coarse for this)."""
     # >>> part 13
     if matrices.shape[1] > matrices.shape[2]:                       # x x^T would be the larger square
         return newton_schulz(matrices.mT, steps).mT
@@ -696,7 +696,7 @@ class Muon(torch.optim.Optimizer):
                 updates.setdefault(p.shape, []).append((p, update.flatten(1)))
             for pairs in updates.values():
                 orthogonal = newton_schulz(torch.stack([update for _, update in pairs]))
-                size = 0.2 * max(orthogonal.shape[1:]) ** 0.5   # the RMS is 1 / sqrt(max(rows,columns))
+                size = 0.2 * max(orthogonal.shape[1:]) ** 0.5   # RMS: about 1 / sqrt(max(rows,columns))
                 for (p, _), update in zip(pairs, orthogonal):
                     p.sub_(update.view_as(p), alpha=group["lr"] * size)
 
@@ -762,13 +762,13 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
 def extend(model, process, past, caption, window, context, anchor=0, backward=False, **sampling):
     """An autoregressive rollout without end: yields the next latent frames, window after window.
     past (B,C,F,h,w): the latent frames so far; F may be 0
-    caption: (B,words), or (B,F',words), one for each latent frame in the order of their making, those
-        of `past` first; the last of them holds for all further frames
-    window: latent frames sampled jointly, of which up to `context` are the newest of the past
+    caption: (B,words), or (B,F',words), one for each latent frame, those of `past` first, then the
+        new ones; the last caption holds for all frames after it
+    window: latent frames sampled jointly; up to `context` of them the newest of the past
     anchor: 0 (none), or config.reach / 4: when the context has lost the video's first latent frame,
         each window begins with it at position -anchor, as in training, so that it is not forgotten.
-    backward: `past` is what comes afterwards; yields what is before it. Captions and what it yields
-        are in reverse order, the anchor is the video's last, at +anchor. sampling: for `generate`"""
+    backward: `past`, in normal order, is what comes later; yields what is before it, in reverse.
+        So captions run from the video's end to its beginning; the anchor is its last, at +anchor."""
     most = window - 1 if anchor == 0 else window - 2                # at least one frame is new
     if not 0 <= context <= most:
         raise InputError(f"context of {context} latent frames: expected 0 to {most} in this window")
@@ -836,14 +836,14 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 
 
 def loop(model, process, empty, frames, caption, window, context, anchor=0, **sampling):
-    """Latents whose end leads back to their beginning, (B,C,frames,h,w): samples a window (or only
-    frames - room of it), then fills the way from its end to its beginning.
+    """Latents whose end leads back to their beginning, (B,C,frames,h,w): samples a window, or less
+    of it so that `room` frames are left for the way back, which `connect` then fills.
     The decoder looks back, so decode the loop twice in a row and keep the second half, which begins
     with the end in view. empty: (B,C,0,h,w)."""
     room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once
     if frames <= room:
         raise InputError(f"loop of {frames} latent frames: expected more than {room}, the way back")
-    windows = extend(model, process, empty, caption, window, context, **sampling)  # no anchor yet
+    windows = extend(model, process, empty, caption, window, context, **sampling)
     start = take(windows, min(window, frames - room))
     gap = frames - start.shape[2]
     back = connect(model, process, start, start, gap, caption, window, context, anchor, **sampling)
