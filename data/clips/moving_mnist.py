@@ -16,22 +16,19 @@ caption (--help: other sizes, rules, numbers).
 """
 import data  # first of all: it sets how the threads of torch wait
 
-import gzip
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from data.clips.idx import FILES, read_idx
 from sora import TIME, InputError
 
 RULES = ("official", "stochastic", "steered")
 KEYS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1), "glide": (0, 0)}  # y, x; glide: no key
 PUSH, FASTEST = 0.05, 0.1  # of the free range: what a key adds to the speed in a frame, and where it ends on each axis
 HELD = 0.5  # how often a key is the one before, as if it were held
-IDX_FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-             "heldout": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}
 
 
 def load_digits(split, mnist=""):
@@ -43,27 +40,13 @@ def load_digits(split, mnist=""):
     if not mnist:
         with np.load(Path(__file__).with_name("digits.npz")) as shipped:
             return shipped[f"{split}_images"], shipped[f"{split}_labels"]
-    images, labels = (_read_idx(Path(mnist), name) for name in IDX_FILES[split])
+    images, labels = (read_idx(Path(mnist), name) for name in FILES[split])
     if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
         raise InputError(f"{mnist}: {images.shape} images and {labels.shape} labels, expected (n, 28, 28) and (n,)")
     if not len(labels) or labels.max() > 9:
         raise InputError(f"{mnist}: {len(labels)} {split} images, labels up to {labels.max(initial=0)}: expected "
                          "some, of digits, which have labels 0 to 9")
     return images, labels
-
-
-def _read_idx(folder, name):
-    """An idx file: magic number (type 8 = uint8, number of axes), the axes' lengths, the bytes."""
-    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
-    if path is None:
-        raise InputError(f"{folder / name}: no such file, nor .gz; expected a folder of the four MNIST idx files")
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        axes = raw[3] if raw[:3] == b"\0\0\x08" else 0
-        shape = np.frombuffer(raw, ">i4", axes, 4)
-        return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape if axes else (-1, 0))
-    except (ValueError, EOFError, OSError, IndexError, zlib.error) as error:
-        raise InputError(f"{path}: not a complete idx file ({error}); fetch it again") from None
 
 
 def official_path(position, direction, frames):
@@ -237,7 +220,7 @@ def main():
     for name, default in dict(n=1, seed=0, size=32, digit_size=20, digits=1, frames=16, scale=1).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"({default})")
     parser.add_argument("--rule", default="official", choices=RULES)
-    parser.add_argument("--split", default="heldout", choices=tuple(IDX_FILES))
+    parser.add_argument("--split", default="heldout", choices=tuple(FILES))
     args = parser.parse_args()
     check_writable(args.out)
     if min(args.n, args.frames, args.digits, args.scale) < 1 or not 0 <= args.seed < 2 ** 62:

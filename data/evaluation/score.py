@@ -153,11 +153,6 @@ def clip_losses(model, vae, process, config, clips):
     return torch.cat(losses).cpu()
 
 
-def clip_loss(model, vae, process, config, clips):
-    """The mean of `clip_losses`: (value, low, high)."""
-    return interval(clip_losses(model, vae, process, config, clips))
-
-
 def nearest_windows(source, vae, rows, path, n=512):
     """How far clips are from the nearest of n windows of a source's clips: {row: (B,)}. Root mean
     squared difference of averages over 4 x 4 pixels, pixel range 1. rows: {row: (video, caption)}.
@@ -199,17 +194,33 @@ def score(config, vae, dit, process, words, path, n=256, seed=0, mnist_test=None
             "held out": heldout, "held out, VAE's copy": (through_vae(vae, heldout[0]), heldout[1]),
             "samples": (samples, caption)}
 
-    values, clips = {}, {}                                          # {row: {metric: (n,) or a cell}}
+    values, clips = measure(config, vae, dit, process, rows, sources["train"], path.with_suffix(".nearest.png"))
+    show(f"{n} clips each", clips)
+    guessed, words_of, prediction = measure_prediction(config, vae, dit, process, n, seed, published, sampling)
+    captions = {name: caption for name, (_, caption) in rows.items()}
+    same = "height width frames channels digits digit_size rule data".split()   # what makes clips comparable
+    write_table(path, {"command": " ".join(sys.argv), "data": [getattr(config, name) for name in same],
+                       "n": n, "seed": seed, "mnist_test": mnist_test,
+                       **sampling, "clips": clips, "prediction": prediction,
+                       "values": values | guessed, "captions": captions | words_of})
+    print(f"\nwrote {path}")
+    return {"n": n, "seed": seed, "clips": clips, "prediction": prediction, "values": values | guessed}
+
+
+def measure(config, vae, dit, process, rows, training, path):
+    """The numbers of rows {name: (video, caption)}: values {name: {metric: (n,)}}, clip by clip, and cells
+    {name: {metric: (mean, low, high)}}. training: source of clips; path: for a picture of the nearest."""
+    values, clips = {}, {}
     if readable(config):
         judge = Judge(config)
         for name, row in tqdm(rows.items(), "measuring"):
             values[name] = judge.values(*row)
             clips[name] = cells(values[name]) | judge.together(*row)
         if config.digits == 1:
-            judge.pairs(path.with_suffix(".nearest.png"), samples)
+            judge.pairs(path, rows["samples"][0])
     else:
         print("no referee for these clips: it reads one or two digits; the rest is measured")
-        far = nearest_windows(sources["train"], vae, rows, path.with_suffix(".nearest.png"))
+        far = nearest_windows(training, vae, rows, path)
         for name, (video, _) in rows.items():
             values[name] = {"change": change(video), "nearest": far[name]}
             clips[name] = cells(values[name])
@@ -218,26 +229,22 @@ def score(config, vae, dit, process, words, path, n=256, seed=0, mnist_test=None
         values[copy] |= resemblance(rows[name][0], rows[copy][0])
         clips[copy] |= likeness(rows[name][0], rows[copy][0])
         values[name]["loss"], clips[name]["loss"] = loss, interval(loss)
-    show(f"{n} clips each", clips)
-    captions = {name: caption for name, (_, caption) in rows.items()}
+    return values, clips
 
-    prediction = {}
+
+def measure_prediction(config, vae, dit, process, n, seed, published, sampling):
+    """The 10 -> 10 test: prints its table; values and captions of its rows, and the table. Without guidance."""
+    values, captions, prediction = {}, {}, {}
     try:
         unguided = sampling | dict(guidance=1.0)
         truth, guesses, caption = predict(config, vae, dit, process, n, seed, published, **unguided)
     except InputError as error:                                     # a folder of shorter clips
         print(f"no prediction: it needs clips of 22 frames ({error})")
-        guesses = {}
+        return values, captions, prediction
     for name, guess in guesses.items():
         error = squared_error(truth, guess) * truth[0, :, 0].numel()            # sum over a frame
         prediction[name] = {"error": interval(error)} | likeness(truth, guess)
         row = f"frames 11 to 20, {name}"
         values[row], captions[row] = {"error": error, "ssim": ssim(truth, guess)}, caption
-    if prediction:
-        show("frames 11 to 20", prediction)
-    same = "height width frames channels digits digit_size rule data".split()   # what makes clips comparable
-    write_table(path, {"command": " ".join(sys.argv), "data": [getattr(config, name) for name in same],
-                       "n": n, "seed": seed, "mnist_test": mnist_test,
-                       **sampling, "clips": clips, "prediction": prediction, "values": values, "captions": captions})
-    print(f"\nwrote {path}")
-    return {"n": n, "seed": seed, "clips": clips, "prediction": prediction, "values": values}
+    show("frames 11 to 20", prediction)
+    return values, captions, prediction

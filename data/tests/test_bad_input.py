@@ -84,7 +84,8 @@ def test_sample_refuses(trained, tmp_path, capsys, monkeypatch, flags, words):
 def test_a_prompt_that_changes_too_late_is_refused(trained, tmp_path, capsys, monkeypatch):
     """It would make twice as many frames: that is estimated before the first."""
     monkeypatch.chdir(tmp_path)
-    said = complaint(capsys, sample.main, "--ckpt", trained / "sora.pt", "--out", "x.gif", "--prompt", "3, 8 at 9999999")
+    said = complaint(capsys, sample.main, "--ckpt", trained / "sora.pt", "--out", "x.gif",
+                     "--prompt", "3, 8 at 9999999")
     assert re.search("20000000.*would take about", said), f"expected the frames and what they take, got {said!r}"
 
 
