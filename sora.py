@@ -58,7 +58,7 @@ class Config:
     heads: int = option(6, "attention heads; dim / heads: even, at least 8")
     process: str = option("ddpm", "ddpm or sit")
     prediction: str = option("v", "what the network predicts with ddpm: v, eps or x0 (see DDPM)")
-    noise_steps: int = option(1000, "N, the number of noise levels of ddpm")
+    noise_steps: int = option(1000, "N, the highest noise level of ddpm")
     known: float = option(0.5, "share of clips in which latent frames may be known")
     anchors: float = option(0.5, "share of known end frames that are anchors (section 7)")
     reach: int = option(96, "how far away anchors are said to be, in video frames, a multiple of 4")
@@ -144,7 +144,7 @@ class VideoVAE(nn.Module):
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1, 1))
 
     def muon_parameters(self):
-        """What Muon (section 7) trains: kernels (out,in,...). Upsample's is (in,out,...)."""
+        """What Muon (section 7) trains: kernels (out,in,...); not Upsample's, (in,out,...)."""
         return [layer.weight for layer in self.modules() if isinstance(layer, CausalConv3d)]
 
     def moments(self, video):
@@ -191,7 +191,7 @@ class VideoVAE(nn.Module):
 def vae_loss(vae, video, eps, kl_weight):
     """Loss, error, KL: squared error + kl_weight x KL(q || N(0,1)), means over pixels and latent
     values. The negative ELBO is sum(squares) / 2V + sum(KL) + a constant (decoder: a Gaussian of
-    variance V). Times 2V / pixels it is this loss, with kl_weight = 2V x latent values / pixels."""
+    variance V). Times 2V / P it is this loss: kl_weight = 2V x latent values / P (pixel values)."""
     reconstruction, mean, log_var = vae(video, eps)
     error = (reconstruction - video).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
@@ -244,8 +244,8 @@ def sinusoid(x, dim, max_period):
 def rope_angles(positions, head_dim):
     """Cosines and sines (B,L,1,head_dim/2) of the angles by which `rotate` turns pairs of channels.
     RoPE (eq. 15), but on three axes: about a quarter of the pairs rotates with f, three eighths
-    with y and as many with x. Base 100, not 10,000: with 32 channels, the fastest of the 6 pairs of y
-    turns by 1 radian a patch, the slowest by 1 radian in 46 patches."""
+    with y and as many with x. Base 100, not 10,000: grids are small. In heads of 32 channels, the
+    fastest of the 6 pairs of y turns by 1 radian a patch, the slowest by 1 radian in 46."""
     pairs = head_dim // 2
     n_space = 3 * pairs // 8
     n_time = pairs - 2 * n_space
@@ -353,7 +353,7 @@ class DiT(nn.Module):
         self.initialise()
 
     def initialise(self):
-        """All initial values, and why."""
+        """Initial values, and why."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)       # as in DiT: keeps variances alike
@@ -473,7 +473,7 @@ class DDPM:
     def schedule(self, steps, strength=1.0, device=None):
         """Up to steps + 1 levels, evenly spaced, from strength x N, at least 1, down to 0."""
         levels = torch.linspace(max(strength * self.N, 1), 0, steps + 1, device=device)
-        return levels.round().long().unique_consecutive()  # of more than N, some come twice
+        return levels.round().long().unique_consecutive()  # close ones are equal
 
     def signal_noise(self, t):
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), (B,1,F,1,1): how much of x_t is data, and noise."""
@@ -590,9 +590,9 @@ class SiT:
 def draw_windows(config, B, F, generator=None):
     """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
-    both. A known first (last) frame may be an anchor: it shows an earlier (later) moment than its
+    both. A known first (last) frame may be an anchor, and show an earlier (later) moment than its
     place says. `extend` uses one to remind the network how the video began: perhaps 500 latent frames
-    ago, farther than any training clip reaches. So what it is told must not give the distance away:
+    ago. No training clip reaches so far, so the network is told one distance, whatever is true:
     with reach 96, an anchor is really 0 to 24 latent frames beyond its place, and always told as 24.
     Returns, on the CPU: known (B,F) bool; positions (B,F), the time of each latent frame as told to
     the network; frames (B,4F), the video frames to show, counted from the window's first, number 0
@@ -655,9 +655,9 @@ def newton_schulz(matrices, steps=5):
     """Makes matrices (n,rows,columns) nearly orthogonal (for Muon): U S V^T becomes about U V^T.
     A step x <- (a I + b x x^T + c (x x^T)^2) x keeps U and V, and maps a singular value s to
     a s + b s^3 + c s^5. The coefficients (Jordan et al. 2024) make this steep at 0: small values grow
-    3.4-fold. The price: values do not converge to 1, but to [0.68, 1.14] if they were above 0.01 of
-    the norm. A step multiplies x by a matrix (rows,rows) that depends on x x^T only, and the next
-    x x^T follows from both. So these matrices are multiplied first, and x, which may have many
+    3.4-fold. The price: values do not converge to 1; those above 0.01 of the norm end in [0.68,
+    1.14] after 5 steps. A step multiplies x by a matrix (rows,rows) made from x x^T only, and the
+    next x x^T follows from both. So these matrices are multiplied first, and x, which may have many
     columns, once at the end (in float32: bfloat16 is too coarse for this)."""
     # >>> part 13
     if matrices.shape[1] > matrices.shape[2]:                       # x x^T would be the larger square
@@ -696,7 +696,7 @@ class Muon(torch.optim.Optimizer):
                 updates.setdefault(p.shape, []).append((p, update.flatten(1)))
             for pairs in updates.values():
                 orthogonal = newton_schulz(torch.stack([update for _, update in pairs]))
-                size = 0.2 * max(orthogonal.shape[1:]) ** 0.5   # RMS: about 1 / sqrt(max(rows,columns))
+                size = 0.2 * max(orthogonal.shape[1:]) ** 0.5   # its RMS: 1 / sqrt(max(...))
                 for (p, _), update in zip(pairs, orthogonal):
                     p.sub_(update.view_as(p), alpha=group["lr"] * size)
 
