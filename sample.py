@@ -22,6 +22,7 @@ Writes .gif, .mp4, .webm or .npy by the name's ending, and a contact sheet .png 
 import data  # first of all: it sets how the threads of torch wait
 
 import sys
+from itertools import chain
 from types import SimpleNamespace
 
 import torch
@@ -42,48 +43,50 @@ from data.sampling.watch import Progress, Range, checked
 from sora import SPACE, TIME, InputError, connect, extend, generate, loop, take
 
 
-# --- one function a use. Each returns (latents, skip, frames): an iterator over the latent frames of the
-# --- video, (B,C,F,h,w) each, in the order of time; how many video frames to leave out at the start; how
-# --- many to show. `job` holds what they share: see `make_job`.
+# --- one function a use. Each returns (latents, skip, frames): an iterator over pieces of the latent video,
+# --- (B,C,F,h,w) each, in the order of time; how many video frames to leave out at the start; how many to
+# --- show. A given clip is (1,channels,T,H,W), T a multiple of 4. `job` holds what they share: see `make_job`.
 
 def from_text(job, frames=None):
     """From nothing: windows that slide."""
-    windows = extend(*job.model, job.empty, job.caption, *job.windows, **job.sampling)
-    return windows, 0, frames or max(job.config.frames, 2 * changes_at(job.caption))
+    windows = extend(*job.denoiser, job.empty, job.caption, *job.windows, **job.sampling)
+    last_change = changes_at(job.caption)                           # at this video frame; 0: there is none
+    return windows, 0, frames or max(job.config.frames, 2 * last_change)
 
 
 def from_picture(job, picture, frames=None):
     """The picture, four times, is the first latent frame; three of these four frames are not shown."""
     start = encode(job, picture)
-    windows = extend(*job.model, start, job.caption, *job.windows, **job.sampling)
-    return chain(start, windows), TIME - 1, frames or job.config.frames - (TIME - 1)
+    windows = extend(*job.denoiser, start, job.caption, *job.windows, **job.sampling)
+    return chain([start], windows), TIME - 1, frames or job.config.frames - (TIME - 1)
 
 
 def from_clip(job, clip, frames=None):
     """The clip, and how it goes on."""
     past = encode(job, clip)
-    frames = more_than(frames or clip.shape[2] + 64, clip.shape[2])
-    windows = extend(*job.model, past, job.caption, *job.windows, **job.sampling)
-    return chain(past, windows), 0, frames
+    frames = require_more(frames or clip.shape[2] + 64, clip.shape[2])
+    windows = extend(*job.denoiser, past, job.caption, *job.windows, **job.sampling)
+    return chain([past], windows), 0, frames
 
 
 def up_to_clip(job, clip, frames=None):
     """What leads up to the clip, and the clip. All new frames are made first: time runs backward."""
     past = encode(job, clip)
-    frames = more_than(frames or clip.shape[2] + 64, clip.shape[2])
+    frames = require_more(frames or clip.shape[2] + 64, clip.shape[2])
     n = ceil_div(frames - clip.shape[2], TIME)
-    windows = extend(*job.model, past, job.caption, *job.windows, backward=True, **job.sampling)
+    windows = extend(*job.denoiser, past, job.caption, *job.windows, backward=True, **job.sampling)
     before = take(windows, n).flip(2)
     return iter([before, past]), (n + past.shape[2]) * TIME - frames, frames
 
 
 def between_clips(job, first, last, frames=None):
     """Both clips, and what leads from one to the other."""
-    known = first.shape[2] + last.shape[2]
-    gap = ceil_div(more_than(frames, known) - known, TIME) if frames else room_of(job)
+    given, gap = first.shape[2] + last.shape[2], room_of(job)       # gap: in latent frames
+    if frames:
+        gap = ceil_div(require_more(frames, given) - given, TIME)
     before, after = encode(job, first), encode(job, last)
-    new = connect(*job.model, before, after, gap, job.caption, *job.windows, **job.sampling)
-    return iter([before, new, after]), 0, whole(frames, known + gap * TIME)
+    new = connect(*job.denoiser, before, after, gap, job.caption, *job.windows, **job.sampling)
+    return iter([before, new, after]), 0, noting_change(frames, given + gap * TIME)
 
 
 def in_a_circle(job, frames=None):
@@ -92,8 +95,8 @@ def in_a_circle(job, frames=None):
     if n <= room_of(job):
         raise InputError(f"--frames {n * TIME}: a loop needs more than the {room_of(job) * TIME} frames "
                          "that lead back to its beginning")
-    circle = loop(*job.model, job.empty, n, job.caption, *job.windows, **job.sampling)
-    return iter([circle, circle]), n * TIME, whole(frames, n * TIME)
+    circle = loop(*job.denoiser, job.empty, n, job.caption, *job.windows, **job.sampling)
+    return iter([circle, circle]), n * TIME, noting_change(frames, n * TIME)
 
 
 def edited(job, clip, strength, frames=None):
@@ -104,7 +107,7 @@ def edited(job, clip, strength, frames=None):
         print(f"note: only the first {most} frames are edited: no more than the clip or a window (--window) has")
     draft = encode(job, clip[:, :, :ceil_div(most, TIME) * TIME])
     known = torch.zeros(draft.shape[2], dtype=torch.bool, device=draft.device)
-    latent = generate(*job.model, draft, known, job.caption, strength=strength, **job.sampling)
+    latent = generate(*job.denoiser, draft, known, job.caption, strength=strength, **job.sampling)
     return iter([latent]), 0, most
 
 
@@ -113,20 +116,14 @@ def encode(job, clip):
     return job.models.vae.encode(clip).expand(len(job.caption), -1, -1, -1, -1)
 
 
-def chain(first, rest):
-    """An iterator over `first` and then over the rest."""
-    yield first
-    yield from rest
-
-
-def more_than(frames, given):
+def require_more(frames, given):
     """The number of frames, or an InputError unless it is more than what is given."""
     if frames <= given:
         raise InputError(f"--frames {frames}: {given} frames are given; ask for more")
     return frames
 
 
-def whole(asked, frames):
+def noting_change(asked, frames):
     """The number of frames, with a note if it is not what was asked for: both ends are fixed."""
     if asked and asked != frames:
         print(f"note: {asked} frames become {frames}, a multiple of {TIME}: both ends are fixed")
@@ -145,13 +142,13 @@ def make_job(models, prompt, n=1, seed=0, size=None, windows=None, unseen=0, **s
     """What all uses share: models, caption ids, windows, an empty latent, and how to sample.
 
     size: (H,W) in pixels; windows: (window, context, anchor) of `extend`; both left out: as in training.
-    prompt, unseen: see `word_ids`.
+    unseen: video frames left out at the start, which the times of a prompt do not count.
     """
     config, device = models.config, models.vae.mean.device
     height, width = size or (config.height, config.width)
     sampling = dict(steps=config.sample_steps, guidance=config.guidance if prompt else 1.0) | sampling
     return SimpleNamespace(
-        models=models, model=(models.dit, models.process), config=config,
+        models=models, denoiser=(models.dit, models.process), config=config,
         windows=windows or window_of(config), caption=word_ids(prompt, models.words, n, device, unseen),
         empty=torch.zeros(n, config.latent_channels, 0, height // SPACE, width // SPACE, device=device),
         sampling=sampling | dict(randn=machine.seeded_noise(range(seed, seed + n), device)))
@@ -177,7 +174,7 @@ def write_video(vae, latents, skip, frames, writer, show):
             if shown.shape[2]:
                 seen.add(shown)
                 writer.write(shown)
-                show(at)
+                show(min(at, frames))
         if at >= frames:
             break
     seen.check()
@@ -202,7 +199,7 @@ def choose(args, job, clips):
 
 @torch.no_grad()
 def main(argv=None):
-    """Checks everything, then samples, decodes and writes."""
+    """Checks all that it can, samples, decodes and writes. Some uses sample already in `choose`."""
     args = parse(__doc__, argv)
     check_flags(args)
     models = load_models(args.ckpt, args.device)
@@ -228,9 +225,9 @@ def main(argv=None):
     check_room(args, config, size, windows[0], shown, scale)
     unseen = TIME - 1 if args.image else 0
     job = make_job(models, args.prompt, args.n or 1, args.seed, size, windows, unseen, **options)
-    strength = args.strength or 0.6 if args.edit else 1.0
+    strength = (args.strength or 0.6) if args.edit else 1.0
     progress = Progress(models.dit, models.process, shown, job.sampling["steps"], strength, args.sampler)
-    job.model = progress, models.process
+    job.denoiser = progress, models.process             # progress calls models.dit, and counts
     with machine.autocast(args.device), progress:
         latents, skip, frames = choose(args, job, clips)
         check_room(args, config, size, windows[0], frames, scale)

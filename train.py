@@ -12,7 +12,7 @@ there), out/preview.gif, a frame of each preview side by side in growth.png, and
 import data  # first of all: it sets how the threads of torch wait
 
 import argparse
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from numpy.random import SeedSequence
@@ -38,13 +38,13 @@ class TrainConfig(ClipConfig):
     vae_steps: int = option(2000, "training steps of the VAE (0, with --init only: it stays as it is)")
     vae_batch: int = option(8, "clips in a step of the VAE")
     vae_kl: float = option(1e-4, "weight of the KL term against the squared error")
-    vae_muon: float = option(6e-3, "first learning rate of the VAE's kernels (Muon; 0: AdamW instead)")
-    vae_lr: float = option(2e-3, "first learning rate of the rest of the VAE (AdamW)")
+    vae_muon: float = option(6e-3, "learning rate of the VAE's kernels (Muon; 0: AdamW instead)")
+    vae_lr: float = option(2e-3, "learning rate of the rest of the VAE (AdamW)")
     steps: int = option(600, "training steps of the transformer")
     batch: int = option(32, "clips in a step of the transformer")
-    muon: float = option(1.5e-2, "first learning rate of attention and MLP matrices (Muon; 0: AdamW)")
-    lr: float = option(2e-3, "first learning rate of the rest of the transformer (AdamW)")
-    ema: float = option(0.995, "decay a step of the averaged weights that sampling uses")
+    muon: float = option(1.5e-2, "learning rate of attention and MLP matrices (Muon; 0: AdamW)")
+    lr: float = option(2e-3, "learning rate of the rest of the transformer (AdamW)")
+    ema: float = option(0.995, "of the averaged weights that sampling uses: highest decay a step")
     seed: int = option(0, "of everything random")
     log_every: int = option(20, "steps between two lines of the log")
     save_every: int = option(500, "steps between two checkpoints and previews")
@@ -57,13 +57,13 @@ PRESETS = {
     "base": TrainConfig(height=128, width=128, frames=32, channels=3, digits=2, digit_size=28,
                         latent_channels=16, vae_width=192, vae_steps=50000, patch=2, dim=768, depth=12,
                         heads=12, batch=64, steps=200000),
-    # A world to play in begins with --init: digits are known, what keys do is new. Most windows have a known
-    # past, as in play, and few lack their keys.
+    # A world to play in begins with --init: it can draw digits, and learns what keys do. More windows have
+    # known frames, as in play, and fewer of these lose their captions, the keys.
     "steered": TrainConfig(rule="steered", vae_steps=0, steps=1800, muon=5e-3, known=0.9, anchors=0.8,
                            caption_drop_known=0.1),
 }
-EXPECTED = {"tiny": "at least 27 dB and 85 %"}                      # what a finished run prints
-PURPOSES = ("windows", "clips", "noise", "statistics")              # each step draws numbers for these
+EXPECTED = {"tiny": "at least 27 dB and 85 %"}                      # what it should end with
+PURPOSES = ("windows", "clips", "noise", "statistics")              # what random numbers are drawn for
 
 
 def parse(argv=None):
@@ -82,24 +82,20 @@ def parse(argv=None):
     add("--accumulate", type=int, default=1, metavar="N", help="split each step into N parts, for memory (1)")
     add("--device", default=machine.default_device(), help="cuda, cpu or mps")
     add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (left out: on a GPU only)")
-    grouped = set()
-    for title, config in (("networks and noise", Config), ("clips and sampling", ClipConfig),
-                          ("training", TrainConfig)):
-        group = parser.add_argument_group(f"{title} (in brackets: tiny)")
-        for item in fields(config):
-            if item.name not in grouped:                            # each class adds to the one before
-                grouped.add(item.name)
-                flag, kind = f"--{item.name.replace('_', '-')}", item.type
-                text = f"{item.metadata['help']} ({item.default})".replace("%", "%%")
-                group.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=text)
+    parser.add_fields("networks and noise", Config)
+    parser.add_fields("clips and sampling", ClipConfig, but=Config)
+    parser.add_fields("training", TrainConfig, but=ClipConfig)
     return parser.parse_args(argv)
 
 
 # --- the two stages -----------------------------------------------------------------------------------
+# run.vae and run.dit are the networks; run.models are these as a training step calls them: compiled, on
+# several GPUs. run.mix: for each shape a source of clips, and how many a step takes. run.parts: which parts
+# (i, n) of a step this process computes, one after the other: every n-th clip from i on.
 
-def rng(run, step, purpose, shape=0, device="cpu"):
-    """A generator for one purpose in one step. So a run can stop anywhere, go on, and draw the same."""
-    numbers = (run.config.seed, STAGES.index(run.stage), step, PURPOSES.index(purpose), shape)
+def rng(run, step, purpose, which=0, device="cpu"):
+    """A generator for one purpose in one step, of clips run.mix[which]: a run that stopped draws the same."""
+    numbers = (run.config.seed, STAGES.index(run.stage), step, PURPOSES.index(purpose), which)
     seed = int(SeedSequence(numbers).generate_state(1, "uint64")[0]) >> 1       # a signed 64-bit number
     return torch.Generator(device).manual_seed(seed)
 
@@ -115,10 +111,10 @@ def train_vae(run):
     c, model = run.config, run.models["vae"]
     for step in steps_to_do(run, c.vae_steps):
         video, eps = draw_clips(run, step)
-        for i, n in run.parts:                                      # part i of n: every n-th clip from i on
+        for i, n in run.parts:
             with machine.autocast(run.device):
                 loss, error, kl = vae_loss(model, video[i::n], eps[i::n], c.vae_kl)
-            (loss / run.args.accumulate).backward()
+            (loss / run.args.accumulate).backward()                 # DDP divides by the processes
             run.log.add(1 / n, loss=loss, error=error, kl=kl)
         update(run, run.vae, step / c.vae_steps, (c.vae_lr, c.vae_muon))
 
@@ -138,29 +134,29 @@ def train_dit(run):
     weights, averages = list(run.dit.parameters()), list(run.ema.parameters())
     for step in steps_to_do(run, c.steps):
         groups = [draw_group(run, step, shape) for shape in range(len(run.mix))]
-        for i, n in run.parts:                                      # part i of n: every n-th clip from i on
+        for i, n in run.parts:
             loss, levels = dit_loss(run, model, groups, i, n)
-            (loss * run.world).backward()                           # a share; DDP takes the processes' mean
+            (loss * run.world).backward()                           # a share of the batch's: undoes DDP's mean
             run.log.add(1 / n, loss=loss * n)
             for level in levels:
                 run.log.add_levels(*level)
         update(run, run.dit, step / c.steps, (c.lr, c.muon))
-        decay = min(c.ema, (step + 1) / (step + 10))                # early: forget the initial weights soon
+        decay = min(c.ema, (step + 1) / (step + 10))                # rises: forget the first weights soon
         with torch.no_grad():
             torch._foreach_lerp_(averages, weights, 1 - decay)
 
 
-def draw_group(run, step, shape):
-    """The clips of one shape in a step, and all that is random about them."""
-    source, n = run.mix[shape]
-    windows = rng(run, step, "windows", shape)
+def draw_group(run, step, which):
+    """The clips run.mix[which] of a step, and all that is random about them."""
+    source, n = run.mix[which]
+    windows = rng(run, step, "windows", which)
     known, positions, frames = draw_windows(run.config, n, source.frames // TIME, windows)
-    if source.frames <= TIME:                                       # an image: its frame, four times
+    if source.frames == TIME:                                       # an image: one frame, four times
         frames = frames[:, :1].expand(-1, TIME)
-    video, caption = source.clips(n, rng(run, step, "clips", shape), frames)
+    video, caption = source.clips(n, rng(run, step, "clips", which), frames)
     known, positions = known.to(run.device), positions.to(run.device)
     t, eps, caption = draw_noise(run.process, run.config, latent_shape(run.config, video), known, caption,
-                                 rng(run, step, "noise", shape, run.device))
+                                 rng(run, step, "noise", which, run.device))
     return video, caption, known, positions, t, eps
 
 
@@ -178,15 +174,28 @@ def dit_loss(run, model, groups, i, n):
             loss, error = diffusion_loss(model, run.process, *clips[0], count=count)
             errors = [error]
         else:
-            count = sum((~known).sum() * eps.shape[3] * eps.shape[4] for _, _, known, _, _, eps in groups)
+            # shapes differ in size, so count unknown latent pixels
+            count = sum((~known).sum() * eps[0, 0, 0].numel() for _, _, known, _, _, eps in groups)
             loss, errors = packed_loss(model, run.process, clips, count)
     levels = [(error, t / run.process.N, known) for error, (_, _, known, _, t, _) in zip(errors, clips)]
     return loss, levels
 
 
+def update(run, net, progress, rates):
+    """Clips the gradient and takes a step of every optimizer. Rates fall straight to 0,
+    and in the first 50 steps they are smaller still, to warm up."""
+    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    run.log.add(1 / run.world, grad_norm=norm)
+    factor = min(1, (run.step + 1) / 50) * (1 - progress)
+    for optimizer, rate in zip(run.optimizers[run.stage], rates):
+        optimizer.param_groups[0]["lr"] = rate * factor
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 @torch.no_grad()
 def probe(run):
-    """The loss of the next step's first part, with the present weights: if it is not finite, do not save."""
+    """The loss of the next step's first part, with the present weights: not finite, they are not saved."""
     n = len(run.parts) * run.world
     if run.stage == "dit":
         groups = [draw_group(run, run.step, shape) for shape in range(len(run.mix))]
@@ -194,18 +203,6 @@ def probe(run):
     video, eps = draw_clips(run, run.step)
     with machine.autocast(run.device):
         return vae_loss(run.vae, video[::n], eps[::n], run.config.vae_kl)[0]
-
-
-def update(run, net, progress, peaks):
-    """Clips the gradient and takes a step of every optimizer. Rates fall straight to 0,
-    and in the first 50 steps they are smaller still, to warm up."""
-    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-    run.log.add(1 / run.world, grad_norm=norm)
-    factor = min(1, (run.step + 1) / 50) * (1 - progress)
-    for optimizer, peak in zip(run.optimizers[run.stage], peaks):
-        optimizer.param_groups[0]["lr"] = peak * factor
-        optimizer.step()
-        optimizer.zero_grad()
 
 
 def measure_latents(run):
@@ -235,8 +232,8 @@ def main(argv=None):
             run.expected = EXPECTED[same[0]] if same else None
             begin(run)
         with obeying_signals(run):
-            if run.stage == "vae":
-                train_vae(run)
+            if run.stage == "vae":                                  # not with --vae, nor --vae-steps 0
+                train_vae(run)                                      # a signal saves, and leaves: SystemExit
                 measure_latents(run)
                 run.stage, run.step, run.seconds = "dit", 0, 0.0
                 save(run)

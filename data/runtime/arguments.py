@@ -2,6 +2,7 @@
 import argparse
 import difflib
 import re
+from dataclasses import fields
 
 
 class Parser(argparse.ArgumentParser):
@@ -10,6 +11,17 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description):
         super().__init__(description=description, allow_abbrev=False,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def add_fields(self, title, config, but=None):
+        """A group of flags: the fields of a config class, made by `sora.option`, without those of `but`, a
+        class it extends. Left out, a flag is None."""
+        group = self.add_argument_group(f"{title} (in brackets: tiny)")
+        others = {item.name for item in fields(but)} if but else set()
+        for item in fields(config):
+            if item.name not in others:
+                text = f"{item.metadata['help']} ({item.default})".replace("%", "%%")
+                group.add_argument(f"--{item.name.replace('_', '-')}", type=item.type, help=text,
+                                   metavar=item.type.__name__.upper())
 
     def error(self, message):
         """Ends with one line and exit code 2."""
