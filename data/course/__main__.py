@@ -58,21 +58,24 @@ def reveal(args):
 def grade(args):
     """Prints the points, and why they are not more."""
     student, staff, total = copies.read_student(args.dir), original(), 0
-    wanted = args.part or list(PARTS)
-    for number in wanted:
-        if number not in PARTS:
-            raise InputError(f"--part {number}: expected 1 to {len(PARTS)}")
+    asked = args.part or [*map(str, PARTS), *OPEN]
+    for name in asked:
+        if name not in {*map(str, PARTS), *OPEN}:
+            raise InputError(f"--part {name}: expected 1 to {len(PARTS)}, {', '.join(OPEN)}")
+    wanted = [int(name) for name in asked if name not in OPEN]
     for number in wanted:
         result = grading.grade_part(student, staff, number, args.limit)
         total += result.points
         show(f"part {number:2}", PARTS[number].title, result)
-    most = sum(PARTS[number].points for number in wanted)
-    print(f"{'':9}{'together':44}{total:5.1f} of {most}")
-    if not args.part:
-        for name, part in OPEN.items():
-            result = open_parts.grade(args.dir, name)
-            if result:
-                show("open", part.title, result)
+    if wanted:
+        most = sum(PARTS[number].points for number in wanted)
+        print(f"{'':9}{'together':44}{total:5.1f} of {most}")
+    for name in OPEN:
+        result = open_parts.grade(args.dir, name) if name in asked else None
+        if result:
+            show("open", OPEN[name].title, result)
+        elif args.part and name in asked:
+            print(f"{'open':9}{OPEN[name].title:44}nothing in {args.dir}/open yet: python3 -m data.course part {name}")
     for note in copies.notes_on(args.dir, wanted):
         print(f"note: {note}")
 
@@ -125,7 +128,7 @@ def parse(argv=None):
     add(expose, "dir")
     grades = add(grade)
     grades.add_argument("dir", nargs="?", default=".", help="the copy (.)")
-    grades.add_argument("--part", type=int, nargs="+", help="only these parts")
+    grades.add_argument("--part", nargs="+", help="only these parts, numbers or names of open ones")
     grades.add_argument("--limit", type=float, default=grading.LIMIT, help="seconds a part may take")
     ladder.add_arguments(add(ladder.ladder))
     board.add_arguments(add(board.board, "dir"))

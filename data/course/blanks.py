@@ -81,6 +81,6 @@ def module_of(text, name="sora", path=None):
     """Runs the text of a module. Nothing is imported by this name; tracebacks call it `name`.py.
     path: where the module thinks it lies."""
     module = ModuleType(name)
-    module.__file__ = str(path)
+    module.__file__ = str(path or f"{name}.py")
     exec(compile(text, f"{name}.py", "exec"), module.__dict__)
     return module

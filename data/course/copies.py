@@ -100,10 +100,11 @@ def notes_on(name, parts=PARTS):
 
 
 def revealed(name, part, mine, theirs):
-    """What tells that a part was revealed; "" if nothing does. Short parts may come out alike by themselves."""
+    """What tells that a part was revealed; "" if nothing does. Parts of few lines come out alike by themselves."""
     kept = kept_in(name, part)
     if kept.exists():
         return f"part {part} was revealed: {kept.name} is there"
-    if [piece.split() for piece in mine] == [piece.split() for piece in theirs]:
+    short = sum(len(piece.split("\n")) for piece in theirs) < 6
+    if not short and [piece.split() for piece in mine] == [piece.split() for piece in theirs]:
         return f"part {part} is the solution, word for word"
     return ""

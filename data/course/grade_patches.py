@@ -1,7 +1,7 @@
 """Graders of parts 1 and 2: patches and rotary positions, one token and one pair at a time."""
 import torch
 
-from data.course.checks import expect, noise
+from data.course.checks import Missed, expect, noise
 
 
 # --- 1. patches ---------------------------------------------------------------------------------------
@@ -122,6 +122,19 @@ def check_angles(s):
            {mistake: angle.cos() for mistake, angle in mistakes.items()})
     expect(sin, right.sin(), "rope_angles, sines",
            {mistake: angle.sin() for mistake, angle in mistakes.items()})
+    check_device(s)
+
+
+def check_device(s):
+    """On a GPU all is made where the positions are. PyTorch's meta device, which has no numbers, is as far
+    from the CPU."""
+    try:
+        s.rope_angles(torch.zeros(1, 5, 3, device="meta"), 16)
+    except NotImplementedError:                                     # a RuntimeError, too: not written yet
+        raise
+    except RuntimeError as error:
+        raise Missed("rope_angles: expected frequencies on the device of `positions`, or it fails on a GPU "
+                     f"(torch.arange(n, device=positions.device)): {error}") from None
 
 
 def check_rotate(s):

@@ -87,7 +87,8 @@ class Counter:
         require(known.dtype == torch.bool, "extend: expected `known` as a mask of bool, got "
                 f"{str(known.dtype).replace('torch.', '')}")
         n = int(known.sum())
-        require(bool(known[:n].all()), "extend: expected the known frames at the start of the window")
+        require(bool(known[:n].all()), "extend: expected the known frames at the start of "
+                "the window, backward too")
         last = numbers[n - 1] if n else torch.tensor(-1.0)
         new = last + 1 + torch.arange(len(known) - n)
         filled = torch.cat([numbers[:n], new]).view(1, 1, -1, 1, 1)

@@ -62,14 +62,14 @@ def reason_of(check, module, text, part):
                 return f"{reason} (written? delete the line `raise NotImplementedError` above your code)"
         return reason
     except (Exception, SystemExit) as error:
-        return f"{check.__name__}: {said_by(error, text, part)}"
+        return said_by(error, text, part)
     finally:
         changed = torch.get_default_dtype() != torch.float32 or not torch.is_grad_enabled()
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
     if changed:
-        return (f"{check.__name__}: torch's global settings were changed (default dtype, or gradients "
-                "switched off): expected them as they were")
+        return ("torch's global settings were changed (default dtype, or gradients switched off): expected "
+                "them as they were")
     return None
 
 
@@ -119,7 +119,7 @@ def in_process(function, args, limit):
             process.join()
         printed = ends_of(path / "printed")
         if stopped:
-            return None, f"stopped after {stopped}: is there a loop without end?", printed
+            return None, f"stopped after {stopped}: is there a loop without end, or a generator without `yield`?", printed
         if not (path / "result.json").exists():
             return None, f"the process ended (code {process.exitcode}) before the checks did", printed
         return json.loads((path / "result.json").read_text()), "", printed

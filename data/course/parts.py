@@ -36,7 +36,8 @@ PARTS = {
         shapes="positions (B,L,3) -> two of (B,L,1,head_dim/2), first the n_time angles, then "
                "n_space for y, then for x; x (B,L,heads,head_dim) -> the same shape.",
         hint="positions[..., axis, None] * frequencies is (B,L,n). The empty axis of size 1 is for "
-             "the heads. Call the angles `angles`: the line below the place takes their cosine.",
+             "the heads. Make frequencies on the device of `positions`. Call the angles `angles`: the line "
+             "below the place takes their cosine.",
         minutes=20, points=6),
     3: Part(
         title="Attention with QK-norm",
@@ -45,7 +46,8 @@ PARTS = {
                "normalised first (QK-norm, ViT-22B, section 2) with `norm`, a LayerNorm over head_dim "
                "without parameters, not to length 1; queries are then multiplied by self.gain, and "
                "last both are rotated.",
-        shapes="x (B,L,D) -> (B,L,D); self.qkv gives (q,k,v), each of (heads,head_dim).",
+        shapes="x (B,L,D) -> (B,L,D); self.qkv gives (q,k,v), each of (heads,head_dim); head_dim is "
+               "D // self.heads.",
         hint="nnf.scaled_dot_product_attention wants (B,heads,L,head_dim). If `lengths` is given, "
              "call packed_attention instead. Move the heads back before self.out.",
         minutes=35, points=6),
@@ -98,7 +100,8 @@ PARTS = {
         shapes="x0, x (B,C,F,h,w), t, s (B,F) -> mean (B,C,F,h,w), variance (B,1,F,1,1); a step "
                "gives x_s.",
         hint="Product of two Gaussians in x_s: q(x_s | x0) and q(x_t | x_s). At s = 0 the variance "
-             "is 0, so nothing need be done to leave the noise out at the end.",
+             "is 0, so nothing need be done to leave the noise out at the end. self.predict(...) gives two: "
+             "x0 and eps.",
         minutes=25, points=8),
     8: Part(
         title="DDIM",
@@ -137,14 +140,16 @@ PARTS = {
                "known frames have 0 and the unknown ones of a clip share one. The loss is the mean "
                "over all unknown frames of the batch.",
         shapes="draw_noise: known (B,F) bool -> t (B,F). diffusion_loss: the loss, and the error "
-               "(B,F) of all frames, known ones too; `count`: a number of unknown frames. "
+               "(B,F) of all frames, known ones too, a mean over C, h and w; `count`: a number of unknown frames. "
                "generate: levels (steps+1,), known (F,), known_mask (1,1,F,1,1) -> (B,C,F,h,w).",
         hint="In generate: make the levels (steps+1,B,F), 0 where known; begin with x = randn(latent); "
              "if strength < 1, replace x by q_sample(latent, levels[0], x); then for each pair "
-             "of levels put the known frames in and call step(denoiser, x, t, s, caption, randn); "
+             "of levels put the known frames in and call step(denoiser, x, t, s, caption, randn) "
+             "(denoiser, not model: it has the positions already); "
              "at last put them in again. Put in with torch.where: a step may leave nan. `pairwise` "
-             "is imported. In diffusion_loss `count`, if given, is the divisor. In draw_noise assign `t`; "
-             "hand generator and device to draw_levels; levels are reals in SiT: do not cast them.",
+             "is imported. In diffusion_loss the network is called as model(x, t / process.N, "
+             "caption, positions), and `count`, if given, is the divisor. In draw_noise assign `t`; "
+             "draw_levels takes (shape, generator, device); levels are reals in SiT: do not cast them.",
         minutes=50, points=7),
     12: Part(
         title="Long video: extend",
@@ -182,7 +187,8 @@ OPEN = {
               "steps=50, sampler=None, randn=torch.randn_like)",
         source="As in language models: if known frames attend to known frames only, their keys and "
                "values are the same in every step. Unknown frames attend to all.",
-        shapes="as `generate` without guidance -> (B,C,F,h,w)",
+        shapes="as `generate` without guidance, noise drawn as there: latent (B,C,F,h,w), known (F,) bool, "
+               "model a DiT -> (B,C,F,h,w)",
         hint="4 points if the result is that of the same network with masked attention, computed "
              "anew in each step; 6 for the work saved: counted multiplications with 4 of 8 frames "
              "known and 12 steps, all 6 at 60 % of the masked network's, none at 100 %, in "
@@ -199,8 +205,10 @@ OPEN = {
                "less noisy.",
         hint="2 points each for the two; 6 for the checkpoint that was trained with your levels: "
              "its held-out loss at levels of their own against that of data/weights/tiny.pt, all 6 "
-             "at 3 % less, in proportion between (--init data/weights/tiny.pt --vae-steps 0, 200 "
-             "steps and a third of the usual rates made it 2 %).",
+             "at 3 % less, in proportion between (--init data/weights/tiny.pt --vae-steps 0 "
+             "--steps 200 --lr 7e-4 --muon 5e-3 made it 2 %). Train in a second copy, where all parts are there "
+             "and draw_noise calls your draw_levels, and hand in its out/sora.pt as open/forcing.pt; in your "
+             "own copy part 11 stays as it was.",
         minutes=240, points=10),
     "recipe": Part(
         title="Any better recipe",

@@ -14,6 +14,7 @@ NETWORK = {
         ("device=positions.device) / n)", "device=positions.device) * 2 / n)", "or the exponent -2i/n"),
         ("-torch.arange(n, device=positions.device) / n", "-torch.linspace(0, 1, n)", "linspace(0, 1, n)"),
         ("(-torch.arange", "(torch.arange", "frequencies grow"),
+        ("torch.arange(n, device=positions.device)", "torch.arange(n)", "on the device of `positions`"),
         ("positions[..., axis, None]", "positions[..., 0, None]", "all three axes rotate with the frame"),
         ("enumerate((n_time, n_space, n_space)):", "((1, n_space), (2, n_space), (0, n_time)):", "f comes last"),
         ("[a * cos - b * sin, a * sin + b * cos]", "[a * cos + b * sin, b * cos - a * sin]", "sign is wrong"),

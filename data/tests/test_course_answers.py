@@ -31,7 +31,7 @@ ANSWERS = {
     2: ["""
     parts = []
     for axis, n in [(0, n_time), (1, n_space), (2, n_space)]:
-        theta = torch.tensor([100 ** (-i / n) for i in range(n)])
+        theta = torch.tensor([100 ** (-i / n) for i in range(n)], device=positions.device)
         parts.append(torch.einsum("bl,n->bln", positions[:, :, axis].float(), theta))
     angles = torch.cat(parts, -1).unsqueeze(2)
 """, """

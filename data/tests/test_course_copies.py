@@ -60,7 +60,8 @@ def test_untouched_filled_in_and_everything_between(copy, capsys):
     most = sum(part.points for part in PARTS.values())
     assert f"{most:.1f} of {most}" in said, f"filled with the original: got {said}"
     notes = [line for line in said.splitlines() if line.startswith("note")]
-    assert notes == [f"note: part {part} is the solution, word for word" for part in PARTS], notes
+    short = [8, 10]                                                 # of few lines, which many write alike
+    assert notes == [f"note: part {part} is the solution, word for word" for part in PARTS if part not in short], notes
 
     answers(copy, {1: "    return latent +",                        # does not even parse
                    5: "        import os; os._exit(3)",
@@ -133,6 +134,8 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert (tmp_path / "full" / "mine.txt").read_text() == "precious"
     assert "no such file" in complaint(capsys, main, "grade", tmp_path / "none")
     assert "--part 99" in complaint(capsys, main, "grade", ROOT, "--part", 99)
+    call(main, "grade", ROOT, "--part", "cache")                    # by name, alone
+    assert "nothing in" in capsys.readouterr().out, "an open part that was not handed in: expected to be told so"
     assert "part 99" in complaint(capsys, main, "part", 99)
     assert "part 99" in complaint(capsys, main, "reveal", ROOT, 99)
     assert "hunt 99" in complaint(capsys, main, "hunt", tmp_path / "new", 99)
