@@ -3,6 +3,7 @@
     python3 -m data.course ladder --seeds 0 1 2              all of it: hours; it goes on where it stopped
     python3 -m data.course ladder --seeds 0 --only "SiT"     one experiment, beside the recipe
 """
+import statistics
 from contextlib import ExitStack
 from typing import NamedTuple
 from unittest.mock import patch
@@ -125,6 +126,6 @@ def table(study, names, minutes):
     for name in names:
         cells = [study.cells(name, metric) for metric in ("legibility", LATE, "frechet")]
         words = [in_words(cell) if cell else "" for cell in cells]
-        mean = sum(minutes[name]) / len(minutes[name])
-        lines.append(f"| {name} | {mean:.1f} | {' | '.join(words)} |")
+        typical = statistics.median(minutes[name])                  # a run that was paused counts little
+        lines.append(f"| {name} | {typical:.1f} | {' | '.join(words)} |")
     return "\n".join(lines) + "\n"
