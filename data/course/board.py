@@ -1,6 +1,6 @@
 """The ten-minute board: an entry is trained and sampled by its own code, and measured by ours.
 
-    python3 -m data.course board DIR --name "my idea" --json open/recipe.json
+    python3 -m data.course board DIR --name "my idea" --json ../copy/open/recipe.json
 
 The rule: 2 cores, a limit of minutes for `python3 train.py` as it stands, three seeds, one file changed.
 Training starts from random weights, so an entry runs in a copy without those that come along.

@@ -141,8 +141,8 @@ PARTS = {
                "over all unknown frames of the batch.",
         shapes="draw_noise: known (B,F) bool -> t (B,F). diffusion_loss: the loss, and the error "
                "(B,F) of all frames, known ones too, a mean over C, h and w; `count`: a number of unknown frames. "
-               "generate: levels (steps+1,), known (F,), known_mask (1,1,F,1,1) -> (B,C,F,h,w).",
-        hint="In generate: make the levels (steps+1,B,F), 0 where known; begin with x = randn(latent); "
+               "generate: levels (n,), n at most steps + 1, known (F,), known_mask (1,1,F,1,1) -> (B,C,F,h,w).",
+        hint="In generate: make the levels (n,B,F), 0 where known; begin with x = randn(latent); "
              "if strength < 1, replace x by q_sample(latent, levels[0], x); then for each pair "
              "of levels put the known frames in and call step(denoiser, x, t, s, caption, randn) "
              "(denoiser, not model: it has the positions already); "
@@ -161,9 +161,9 @@ PARTS = {
                "window, again and again.",
         hint="Keep `recent` (what the next window may see), `made` (how many frames there are) and "
              "`first`, the video's first frame, whoever made it. Call generate(model, process, "
-             "latent, is_known, words, positions, **sampling). Show the anchor if "
-             "made > the number of context frames shown, also in the first window and with context "
-             "0, and comes on top of the `context` frames. Hand a caption (B,words) on as it is; of "
+             "latent, is_known, words, positions, **sampling). If anchor is not 0, show "
+             "`first` whenever made > the number of context frames shown, also in the first window and with "
+             "context 0; it comes on top of the `context` frames. Hand a caption (B,words) on as it is; of "
              "one for each frame hand on those of the frames shown, by their numbers in the video. "
              "Backward: flip `past` once, and hand in -positions; all else is as forward, captions "
              "too, and what you yield is not flipped.",
@@ -200,11 +200,11 @@ OPEN = {
               "F); open/forcing.pt",
         source="Diffusion forcing (Chen et al. 2024), algorithms 1 and 2: every unknown frame is "
                "trained at a level of its own, and early frames may be denoised first.",
-        shapes="draw_levels: known (B,F) -> t (B,F), 0 where known; staircase: levels (S+1,F) from "
-               "N down to 0, earlier frames never noisier than later ones, at some row strictly "
-               "less noisy.",
+        shapes="draw_levels: known (B,F) -> t (B,F), 0 where known; staircase: levels (rows,F), as "
+               "many rows as you like, from N down to 0, early frames never noisier than later ones, in one row at "
+               "least less noisy.",
         hint="2 points each for the two; 6 for the checkpoint that was trained with your levels: "
-             "its held-out loss at levels of their own against that of data/weights/tiny.pt, all 6 "
+             "its held-out loss with a level drawn for each frame, against that of data/weights/tiny.pt, all 6 "
              "at 3 % less, in proportion between (--init data/weights/tiny.pt --vae-steps 0 "
              "--steps 200 --lr 7e-4 --muon 5e-3 made it 2 %). Train in a second copy, where all parts are there "
              "and draw_noise calls your draw_levels, and hand in its out/sora.pt as open/forcing.pt; in your "
@@ -212,10 +212,10 @@ OPEN = {
         minutes=240, points=10),
     "recipe": Part(
         title="Any better recipe",
-        where="open/recipe.json, written by `python3 -m data.course board`",
+        where="open/recipe.json, written by `python3 -m data.course board ... --json`; beside it the changed file",
         source="See the ten-minute board in README.md.",
         shapes="one file changed, three seeds, a baseline of three seeds on the same machine",
         hint="10 points if the mean Frechet distance is lower than the baseline's by two standard "
-             "deviations of its seeds, in proportion below.",
+             "deviations of the baseline's seeds, in proportion below; none if the mean legibility is below 0.85.",
         minutes=240, points=10),
 }
