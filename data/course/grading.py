@@ -119,7 +119,8 @@ def in_process(function, args, limit):
             process.join()
         printed = ends_of(path / "printed")
         if stopped:
-            return None, f"stopped after {stopped}: is there a loop without end, or a generator without `yield`?", printed
+            why = "is there a loop without end, or a generator without `yield`?"
+            return None, f"stopped after {stopped}: {why}", printed
         if not (path / "result.json").exists():
             return None, f"the process ended (code {process.exitcode}) before the checks did", printed
         return json.loads((path / "result.json").read_text()), "", printed

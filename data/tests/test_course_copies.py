@@ -60,8 +60,8 @@ def test_untouched_filled_in_and_everything_between(copy, capsys):
     most = sum(part.points for part in PARTS.values())
     assert f"{most:.1f} of {most}" in said, f"filled with the original: got {said}"
     notes = [line for line in said.splitlines() if line.startswith("note")]
-    short = [8, 10]                                                 # of few lines, which many write alike
-    assert notes == [f"note: part {part} is the solution, word for word" for part in PARTS if part not in short], notes
+    told = [part for part in PARTS if part not in (8, 10)]          # these are of few lines, which many write alike
+    assert notes == [f"note: part {part} is the solution, word for word" for part in told], notes
 
     answers(copy, {1: "    return latent +",                        # does not even parse
                    5: "        import os; os._exit(3)",
