@@ -69,8 +69,7 @@ class Config:
 # --------------------------------------------------------------------------------------------------
 # 2. The video compression network: a convolutional VAE, 4 frames of 8 x 8 pixels to a latent pixel.
 # The encoder is local in time: a latent frame depends on its own 4 video frames only, so it means
-# the same wherever it stands in a clip. The decoder is causal in time: it sees no latent frames of
-# the future, so a long video can be decoded piece by piece (streaming) as well as all at once.
+# the same wherever it stands in a clip. The decoder is causal: a video can be decoded in pieces.
 
 class CausalConv3d(nn.Conv3d):
     """A 3D convolution that sees frames of the past: time is padded in front only, with zeros.
@@ -174,10 +173,11 @@ class VideoVAE(nn.Module):
         return x.reshape(B, -1, TIME * F, 4 * rows, 4 * columns)    # (B,channels,T,H,W)
 
     def forward(self, video, eps):
-        """A training pass: (reconstruction, mean, log variance). eps (B,C,F,h,w): normal noise."""
+        """(Reconstruction, mean, log variance, mean if the clip moves by a pixel); eps: noise."""
         mean, log_var = self.moments(video)
+        moved_mean, _ = self.moments(video.roll((1, 1), dims=(3, 4)))           # down and right
         latent = mean + (0.5 * log_var).exp() * eps                 # a draw from q(latent | video)
-        return self.decode((latent - self.mean) / self.std), mean, log_var      # decode undoes it
+        return self.decode((latent - self.mean) / self.std), mean, log_var, moved_mean
 
     @torch.no_grad()
     def measure(self, videos):
@@ -188,14 +188,17 @@ class VideoVAE(nn.Module):
         self.std.copy_(latents.std(1).view_as(self.std))
 
 
-def vae_loss(vae, video, eps, kl_weight):
-    """Loss, error, KL: squared error + kl_weight x KL(q || N(0,1)), means over pixels and latent
-    values. The negative ELBO is sum(squares) / 2V + sum(KL) + a constant (decoder: a Gaussian of
-    variance V). Times 2V / P it is this loss: kl_weight = 2V x latent values / P (pixel values)."""
-    reconstruction, mean, log_var = vae(video, eps)
+def vae_loss(vae, video, eps, kl_weight, move_weight):
+    """Loss, error, KL: squared error + kl_weight x KL(q || N(0,1)) + move_weight x KL(q of the clip
+    moved by a pixel || q), the variance taken as equal; means over pixels and latent values. The first
+    two are 2V / P times the negative ELBO (decoder: a Gaussian of variance V; P pixel values), with
+    kl_weight = 2V x latent values / P. The third (Sinha & Dieng 2021) is for the transformer: latents
+    that change much, for the noise the decoder bears, where a digit moves little are hard to learn."""
+    reconstruction, mean, log_var, moved_mean = vae(video, eps)
     error = (reconstruction - video).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
-    return error + kl_weight * kl, error, kl
+    moved = 0.5 * ((moved_mean - mean).square() / log_var.exp()).mean()
+    return error + kl_weight * kl + move_weight * moved, error, kl
 
 
 # --------------------------------------------------------------------------------------------------
@@ -287,8 +290,7 @@ def modulate(x, shift, scale):
 class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys (QK-norm, ViT-22B) and RoPE.
     Normalised vectors have the length sqrt(head_dim), so a logit q·k / sqrt(head_dim) is at most
-    that: 5.7 for 32 channels. A key with this logit, among 300 with 0, gets only half of the
-    attention. To make it sharper, each head learns a gain on its queries, at first 2."""
+    that, 5.7 for 32 channels: too little to pick one of 300 keys. Each head learns a gain, first 2."""
 
     def __init__(self, dim, heads):
         super().__init__()
@@ -595,8 +597,7 @@ def draw_windows(config, B, F, generator=None):
     ago. No training clip reaches so far, so the network is told one distance, whatever is true:
     with reach 96, an anchor is really 0 to 24 latent frames beyond its place, and always told as 24.
     Returns, on the CPU: known (B,F) bool; positions (B,F), the time of each latent frame as told to
-    the network; frames (B,4F), the video frames to show, counted from the window's first, number 0
-    (an anchor's may be below 0, or above 4F - 1)."""
+    the network; frames (B,4F), the video frames to show, the window's first being 0."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
         return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()
 
@@ -656,9 +657,8 @@ def newton_schulz(matrices, steps=5):
     A step x <- (a I + b x x^T + c (x x^T)^2) x keeps U and V, and maps a singular value s to
     a s + b s^3 + c s^5. The coefficients (Jordan et al. 2024) make this steep at 0: small values grow
     3.4-fold. The price: values do not converge to 1; those above 0.01 of the norm end in [0.68,
-    1.14] after 5 steps. A step multiplies x by a matrix (rows,rows) made from x x^T only, and the
-    next x x^T follows from both. So these matrices are multiplied first, and x, which may have many
-    columns, once at the end (in float32: bfloat16 is too coarse for this)."""
+    1.14] after 5 steps. A step multiplies x by a matrix (rows,rows) made from x x^T alone, so these
+    are multiplied first, then x, which may have many columns (bfloat16 is too coarse for this)."""
     # >>> part 13
     if matrices.shape[1] > matrices.shape[2]:                       # x x^T would be the larger square
         return newton_schulz(matrices.mT, steps).mT
@@ -766,7 +766,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
         new ones; the last caption holds for all frames after it
     window: latent frames sampled jointly; up to `context` of them the newest of the past
     anchor: 0 (none), or config.reach / 4: when the context has lost the video's first latent frame,
-        each window begins with it at position -anchor, as in training, so that it is not forgotten.
+        each window begins with it at position -anchor, as in training.
     backward: `past`, in normal order, is what comes later; yields what is before it, in reverse.
         So captions run from the video's end to its beginning; the anchor is its last, at +anchor."""
     most = window - 1 if anchor == 0 else window - 2                # at least one frame is new

@@ -362,13 +362,17 @@ def test_vae_draws_from_its_posterior():
     vae.std *= 3
     decode, eps = vae.decode, torch.randn(2, 4, 2, 2, 2).abs() + 0.1
     vae.decode = lambda latent: drawn.append(latent) or decode(latent)
-    copy, mean, log_var = vae(video, eps)
+    copy, mean, log_var, moved_mean = vae(video, eps)
     same(copy, decode(drawn[0]), "the copy is the decoded draw")
     latent = drawn[0] * vae.std + vae.mean                          # `decode` undoes the normalisation
     close((latent - mean) / eps, log_var.exp().sqrt(), "the draw deviates by eps x the wrong deviation: "
           "exp(0.5 log_var) is the deviation, exp(log_var) the variance; 0: no noise is drawn", 1e-3, 1e-4)
     for got, expected in zip((mean, log_var), vae.moments(video)):
         same(got, expected, "mean and log variance are those of `moments`")
+    moved = torch.cat([video[:, :, :, -1:], video[:, :, :, :-1]], dim=3)
+    moved = torch.cat([moved[..., -1:], moved[..., :-1]], dim=4)
+    close(moved_mean, vae.moments(moved)[0], "the last value must be the mean for the clip one pixel further down "
+                                             "and to the right")
 
 
 def test_log_variance_is_bounded():
@@ -380,15 +384,19 @@ def test_log_variance_is_bounded():
 
 
 def test_kl_is_that_of_torch():
-    """And the loss is squared error + weight x KL, of a copy made with the noise that was handed in."""
-    video, eps, mean, log_var = torch.rand(2, 1, 4, 8, 8), *torch.randn(3, 2, 4, 1, 1, 1)
+    """And the loss is squared error + weights x KL, of a copy made with the noise that was handed in."""
+    video, eps = torch.rand(2, 1, 4, 8, 8), torch.randn(2, 4, 1, 1, 1)
+    mean, log_var, moved_mean = torch.randn(3, 2, 4, 1, 1, 1)
     seen = []
-    vae = lambda video, eps: (seen.append(eps), (video + 0.5, mean, log_var))[1]
-    loss, error, kl = vae_loss(vae, video, eps, kl_weight=0.1)
-    expected = kl_divergence(Normal(mean, log_var.exp().sqrt()), Normal(0.0, 1.0)).mean()
+    vae = lambda video, eps: (seen.append(eps), (video + 0.5, mean, log_var, moved_mean))[1]
+    loss, error, kl = vae_loss(vae, video, eps, kl_weight=0.1, move_weight=0.01)
+    still, moved = Normal(mean, log_var.exp().sqrt()), Normal(moved_mean, log_var.exp().sqrt())
+    expected = kl_divergence(still, Normal(0.0, 1.0)).mean()
     close(kl, expected, "KL(q || N(0,1)) = (mean^2 + variance - 1 - log variance) / 2: a wrong sign?")
     close(error, 0.25, "all pixels are off by 0.5: the mean squared error is 0.25")
-    close(loss, 0.25 + 0.1 * expected, "loss = squared error + kl_weight x KL")
+    close(loss, 0.25 + 0.1 * expected + 0.01 * kl_divergence(moved, still).mean(),
+          "loss = squared error + kl_weight x KL(q || N(0,1)) + move_weight x KL(q of the moved clip || q), which "
+          "is half the squared distance of the means over the variance")
     same(seen[0], eps, "the noise that the VAE draws with is the one handed in")
 
 
@@ -1249,7 +1257,7 @@ def test_one_batch_can_be_overfitted(process):
     vae, errors = VideoVAE(replace(MINI, vae_width=16)), []
     optimizers = make_optimizers(vae, 4e-3, 0.01)
     for _ in range(60):
-        loss, error, _ = vae_loss(vae, video, torch.randn(2, 4, 2, 4, 4), 1e-4)
+        loss, error, _ = vae_loss(vae, video, torch.randn(2, 4, 2, 4, 4), 1e-4, 1e-3)
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()

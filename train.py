@@ -38,6 +38,7 @@ class TrainConfig(ClipConfig):
     vae_steps: int = option(2000, "training steps of the VAE (0, with --init only: it stays as it is)")
     vae_batch: int = option(8, "clips in a step of the VAE")
     vae_kl: float = option(1e-4, "weight of the KL term against the squared error")
+    vae_move: float = option(5e-3, "weight of how much the posterior changes when a clip moves by a pixel")
     vae_muon: float = option(6e-3, "learning rate of the VAE's kernels (Muon; 0: AdamW instead)")
     vae_lr: float = option(2e-3, "learning rate of the rest of the VAE (AdamW)")
     steps: int = option(600, "training steps of the transformer")
@@ -113,7 +114,7 @@ def train_vae(run):
         video, eps = draw_clips(run, step)
         for i, n in run.parts:
             with machine.autocast(run.device):
-                loss, error, kl = vae_loss(model, video[i::n], eps[i::n], c.vae_kl)
+                loss, error, kl = vae_loss(model, video[i::n], eps[i::n], c.vae_kl, c.vae_move)
             (loss / run.args.accumulate).backward()                 # DDP divides by the processes
             run.log.add(1 / n, loss=loss, error=error, kl=kl)
         update(run, run.vae, step / c.vae_steps, (c.vae_lr, c.vae_muon))
@@ -202,7 +203,7 @@ def probe(run):
         return dit_loss(run, run.networks["dit"], groups, 0, n)[0]
     video, eps = draw_clips(run, run.step)
     with machine.autocast(run.device):
-        return vae_loss(run.vae, video[::n], eps[::n], run.config.vae_kl)[0]
+        return vae_loss(run.vae, video[::n], eps[::n], run.config.vae_kl, run.config.vae_move)[0]
 
 
 def measure_latents(run):

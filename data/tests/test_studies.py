@@ -9,7 +9,7 @@ import torch
 import train
 from data.evaluation import judge as judging
 from data.runtime.checkpoints import load_checkpoint, load_models, save_checkpoint
-from data.studies import (compressor, framing, learning, measure, mix, packing, plots, process, recipe,
+from data.studies import (compressor, framing, latents, learning, measure, mix, packing, plots, process, recipe,
                           scaling, study)
 from data.tests.conftest import call
 from data.training import start as starting
@@ -103,6 +103,29 @@ def test_scaling_trains_widths_patches_and_two_more_rates(ckpt, tmp_path, monkey
     assert flops["width 8, patch 1"] == pytest.approx(clip * 2 * 1, rel=1e-4), "a clip's, x batch x steps"
     assert flops["width 8, patch 1, rates x 2"] == flops["width 8, patch 1"] < flops["width 16, patch 1"]
     assert (tmp_path / "scaling.png").exists() and (tmp_path / "growth.gif").exists()
+
+
+def test_latents_are_measured_before_the_transformer_is(tmp_path, monkeypatch):
+    runs = {label: [*flags, "--vae-width", 8] for label, flags in list(latents.RUNS.items())[:2]}
+    monkeypatch.setattr(latents, "RUNS", runs)
+    latents.main([*short(None, tmp_path, steps=1)])
+    rows = table(tmp_path, "latents")
+    assert runs_of(rows) == set(runs)
+    assert {"psnr", "smooth", "noise", "legibility", "frechet"} <= {row["metric"] for row in rows}
+    assert (tmp_path / "latents.png").exists()
+
+
+def test_smoothness_and_noise_of_latents():
+    """With a VAE that copies pixels: what is measured can be worked out by hand."""
+    class Copy:
+        encode = decode = staticmethod(lambda x: x)
+    white = torch.randn(64, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert latents.smoothness(Copy, white).mean() == pytest.approx(1, rel=0.02), \
+        "neighbours of white noise are independent: a pixel further on, the latent is another one, distance 1"
+    rows = torch.arange(16.0)[:, None].expand(64, 1, 8, 16, 16)
+    assert latents.smoothness(Copy, rows).max() == 0, "moved to the right, rows of one value stay what they are"
+    assert latents.lost_to_noise(Copy, white, 0.3).mean() == pytest.approx(0.3 ** 2 / 4, rel=0.02), \
+        "noise of deviation 0.3 costs 0.09 in the range [-1,1], a quarter of that in the pixel range 1"
 
 
 def test_the_compressor_trains_a_vae_for_each_run_the_last_of_single_frames(tmp_path, monkeypatch):

@@ -1,0 +1,82 @@
+"""What makes a latent space easy to generate in? VAEs trained differently, then the same transformer on each.
+
+    python3 -m data.studies.latents
+
+- `smooth`: how far latents go if a clip moves by a pixel, as a share of how far apart those of different
+  clips are: the mean square of one difference over that of the other;
+- `noise`: the squared error that a copy gains if noise of 0.3 standard deviations is added to its latent. A
+  large smooth channel that says nothing would make `smooth` small; here it shows, because all else is then small.
+Both are of the VAE alone. Do they tell how good the samples will be? Does PSNR?
+"""
+import torch
+
+from data.evaluation.intervals import interval
+from data.evaluation.judge import real_clips
+from data.evaluation.metrics import squared_error
+from data.evaluation.score import likeness, through_vae
+from data.runtime.errors import run_script
+from data.studies import plots
+from data.studies.measure import sample_numbers
+from data.studies.study import Study
+
+WHOLE = "the preset"
+RUNS = {WHOLE: [],
+        "move weight 0": ["--vae-move", 0],
+        "move weight 0.001": ["--vae-move", 0.001],
+        "move weight 0.02": ["--vae-move", 0.02],
+        "KL weight 0.01, move weight 0": ["--vae-kl", 0.01, "--vae-move", 0],
+        "AdamW for the VAE, move weight 0": ["--vae-muon", 0, "--vae-move", 0]}
+
+
+@torch.no_grad()
+def smoothness(vae, video):
+    """How far the latent of each clip (B,channels,T,H,W) goes if the clip moves by a pixel to the right."""
+    latent = vae.encode(video)
+    change = (vae.encode(video.roll(1, dims=4)) - latent).square().mean((1, 2, 3, 4))
+    return change / (2 * latent.var())      # two independent values differ by twice the variance
+
+
+@torch.no_grad()
+def lost_to_noise(vae, video, deviation=0.3):
+    """The squared error that the copy of each clip gains if its latent is noisy."""
+    latent = vae.encode(video)
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0)).to(latent.device)
+    noisy = vae.decode(latent + deviation * noise)
+    return squared_error(video, noisy) - squared_error(video, vae.decode(latent))
+
+
+def draw(study):
+    """The Frechet distance of samples against each number of the VAE, a dot for each run and seed."""
+    figure, panels = plots.panels(3, width=4)
+    for panel, metric in zip(panels, ("psnr", "noise", "smooth")):
+        for colour, run in zip(plots.COLOURS, study.runs()):
+            for x, y in zip(study.cells(run, metric), study.cells(run, "frechet")):
+                panel.plot(x[0], y[0], "o", color=colour, label=run)
+        panel.set(xlabel=metric, title="Frechet distance of samples")
+    panels[0].legend(fontsize=7)
+    plots.save(figure, plots.PICTURES / "latents.png")
+
+
+def main(argv=None):
+    """Trains, measures, draws."""
+    study = Study("latents", __doc__, argv, steps=400, seeds=(0,), n=256, shares_vae=False)
+    n = study.args.n
+
+    def measure(models):
+        video, _ = real_clips(models.config, "heldout", n)
+        copies = likeness(video, through_vae(models.vae, video))
+        video = video.to(models.vae.mean.device)
+        of_vae = {"smooth": interval(smoothness(models.vae, video).cpu()),
+                  "noise": interval(lost_to_noise(models.vae, video).cpu())}
+        return copies | of_vae | sample_numbers(models, study.judge(models.config), n)
+
+    for seed in study.args.seeds:
+        for label, flags in RUNS.items():
+            study.run(label, seed, flags, measure)
+    study.add_held_out(WHOLE)
+    study.finish(["psnr", "smooth", "noise", "legibility", "variety", "frechet"])
+    draw(study)
+
+
+if __name__ == "__main__":
+    run_script(main)
