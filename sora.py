@@ -173,17 +173,17 @@ class VideoVAE(nn.Module):
         return x.reshape(B, -1, TIME * F, 4 * rows, 4 * columns)    # (B,channels,T,H,W)
 
     def forward(self, video, eps):
-        """(Reconstruction, mean, log variance, mean if the clip moves by a pixel); eps: noise."""
+        """(Reconstruction, mean, log variance; mean (B,C,1,h,w) if the clip's first frames move down
+        and right by a pixel: the encoder is local in time, so they tell enough). eps: noise."""
         mean, log_var = self.moments(video)
-        moved_mean, _ = self.moments(video.roll((1, 1), dims=(3, 4)))           # down and right
+        moved_mean, _ = self.moments(video[:, :, :TIME].roll((1, 1), dims=(3, 4)))
         latent = mean + (0.5 * log_var).exp() * eps                 # a draw from q(latent | video)
         return self.decode((latent - self.mean) / self.std), mean, log_var, moved_mean
 
     @torch.no_grad()
     def measure(self, videos):
         """Sets the mean and standard deviation of each latent channel from a list of videos."""
-        latents = [self.moments(video)[0].transpose(0, 1).flatten(1) for video in videos]
-        latents = torch.cat(latents, dim=1)                         # (C, all latent pixels)
+        latents = torch.cat([self.moments(video)[0].transpose(0, 1).flatten(1) for video in videos], 1)
         self.mean.copy_(latents.mean(1).view_as(self.mean))
         self.std.copy_(latents.std(1).view_as(self.std))
 
@@ -197,7 +197,7 @@ def vae_loss(vae, video, eps, kl_weight, move_weight):
     reconstruction, mean, log_var, moved_mean = vae(video, eps)
     error = (reconstruction - video).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
-    moved = 0.5 * ((moved_mean - mean).square() / log_var.exp()).mean()
+    moved = 0.5 * ((moved_mean - mean[:, :, :1]).square() / log_var[:, :, :1].exp()).mean()
     return error + kl_weight * kl + move_weight * moved, error, kl
 
 
