@@ -35,13 +35,13 @@ from sora import SPACE, TIME, Config, diffusion_loss, draw_noise, draw_windows, 
 @dataclass(frozen=True)
 class TrainConfig(ClipConfig):
     """The fields of ClipConfig, and how to train. The defaults are the preset `tiny`."""
-    vae_steps: int = option(3000, "training steps of the VAE (0, with --init only: it stays as it is)")
+    vae_steps: int = option(2000, "training steps of the VAE (0, with --init only: it stays as it is)")
     vae_batch: int = option(8, "clips in a step of the VAE")
     vae_kl: float = option(1e-4, "weight of the KL term against the squared error")
-    vae_move: float = option(1e-3, "weight of how much the posterior changes when a clip moves by a pixel")
+    vae_move: float = option(0.0, "weight of how much the posterior changes when a clip moves by a pixel")
     vae_muon: float = option(6e-3, "learning rate of the VAE's kernels (Muon; 0: AdamW instead)")
     vae_lr: float = option(2e-3, "learning rate of the rest of the VAE (AdamW)")
-    steps: int = option(500, "training steps of the transformer")
+    steps: int = option(600, "training steps of the transformer")
     batch: int = option(32, "clips in a step of the transformer")
     muon: float = option(1.5e-2, "learning rate of attention and MLP matrices (Muon; 0: AdamW)")
     lr: float = option(2e-3, "learning rate of the rest of the transformer (AdamW)")

@@ -67,7 +67,7 @@ def add_arguments(parser):
     """What the command takes. Other flags go to every run of train.py."""
     add = parser.add_argument
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run for each (0 1 2)")
-    add("--steps", type=int, default=400, help="training steps of the transformer (400; the preset has 500)")
+    add("--steps", type=int, default=400, help="training steps of the transformer (400; the preset has 600)")
     add("--n", type=int, default=64, help="samples for each number (64)")
     add("--only", nargs="+", choices=list(EXPERIMENTS), help="only these, beside the recipe")
     add("--out", default="out/ladder", help="folder of the runs (out/ladder)")

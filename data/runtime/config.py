@@ -29,7 +29,7 @@ class ClipConfig(Config):
     digit_size: int = option(20, "edge of a digit")
 
 
-LATER = ("rate", "vae_move")     # fields that older checkpoints do not have: they get the default
+LATER = ("rate", "vae_move")     # fields that older checkpoints do not have: what those did is the default
 SHARES = ("ema", "known", "anchors", "caption_drop", "caption_drop_known")     # in [0,1]
 LEAST = {"frames": 2 * TIME, "seed": 0, "reach": 0, "vae_steps": 0}            # other counts: 1
 MOST = {"seed": 2 ** 63 - 1, "rate": 1000, "digits": 100, "dim": 10 ** 8, "vae_width": 10 ** 8,

@@ -21,11 +21,11 @@ from data.studies.study import Study
 
 WHOLE = "the preset"
 RUNS = {WHOLE: [],
-        "move weight 0": ["--vae-move", 0],
         "move weight 0.001": ["--vae-move", 0.001],
+        "move weight 0.005": ["--vae-move", 0.005],
         "move weight 0.02": ["--vae-move", 0.02],
-        "KL weight 0.01, move weight 0": ["--vae-kl", 0.01, "--vae-move", 0],
-        "AdamW for the VAE, move weight 0": ["--vae-muon", 0, "--vae-move", 0]}
+        "KL weight 0.01": ["--vae-kl", 0.01],
+        "AdamW for the VAE": ["--vae-muon", 0]}
 
 
 @torch.no_grad()
