@@ -7,7 +7,6 @@
     python3 -m data.course reveal DIR 3            puts the solution of part 3 (or all) into a copy
     python3 -m data.course hunt DIR 2              a copy, in a new folder, with mistake 2 in it (staff)
     python3 -m data.course expose DIR              measures a copy in which a mistake may be (staff)
-    python3 -m data.course ladder --seeds 0 1 2    trains and measures the eight experiments
     python3 -m data.course board DIR               runs an entry of the ten-minute board, prints its row
 """
 import data  # first of all: it sets how the threads of torch wait
@@ -21,7 +20,7 @@ from data.course.blanks import PACKED, module_of, original
 if PACKED.exists():  # a student's copy: its sora.py has blanks, and may not even import
     sys.modules["sora"] = module_of(original())
 
-from data.course import board, copies, grading, ladder, open_parts
+from data.course import board, copies, grading, open_parts
 from data.course.parts import OPEN, PARTS
 from data.runtime.errors import run_script
 from sora import InputError
@@ -130,7 +129,6 @@ def parse(argv=None):
     grades.add_argument("dir", nargs="?", default=".", help="the copy (.)")
     grades.add_argument("--part", nargs="+", help="only these parts, numbers or names of open ones")
     grades.add_argument("--limit", type=float, default=grading.LIMIT, help="seconds a part may take")
-    ladder.add_arguments(add(ladder.ladder))
     board.add_arguments(add(board.board, "dir"))
     return parser.parse_args(argv)
 

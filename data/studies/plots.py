@@ -23,23 +23,6 @@ def save(figure, path):
     print(f"wrote {path}")
 
 
-def curves(study, metrics):
-    """Metrics against the training step: a thin line for each seed, a thick one for their mean."""
-    figure, axes = panels(len(metrics))
-    for axis, metric in zip(axes, metrics):
-        for colour, run in zip(COLOURS, study.runs()):
-            steps = sorted({row.step for row in study.rows if row.run == run})
-            values = [[cell[0] for cell in study.cells(run, metric, step)] for step in steps]
-            axis.plot(steps, values, color=colour, linewidth=0.7, alpha=0.6)
-            means = [statistics.mean(seeds) for seeds in values]
-            axis.plot(steps, means, color=colour, linewidth=2, label=run)
-        for value, _, _ in study.cells(HELD_OUT, metric):
-            axis.axhline(value, color="0.6", linestyle=":", label=HELD_OUT)
-        axis.set(xlabel="training step", title=metric, yscale="log" if metric == "loss" else "linear")
-        axis.legend(fontsize=7)
-    save(figure, PICTURES / f"{study.name}.png")
-
-
 def bars(study, metrics):
     """Metrics of the runs at their end, side by side: a bar for the mean, a dot for each seed; the 95 %
     interval over clips if there is one seed only."""

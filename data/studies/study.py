@@ -37,9 +37,9 @@ class Row(NamedTuple):
 class Study:
     """The command line of a study, its runs, and its rows."""
 
-    def __init__(self, name, text, argv, steps, seeds=(0, 1, 2), n=128, shares_vae=True, flags=()):
+    def __init__(self, name, text, argv, steps, seeds=(0, 1, 2), n=128, shares_vae=True, flags=(), runs=()):
         """text: for --help; steps, seeds, n: the defaults; shares_vae: whether all runs take the VAE of
-        --ckpt; flags: of train.py, for all runs."""
+        --ckpt; flags: of train.py, for all runs; runs: labels for --only, the first of which always runs."""
         formatter = argparse.RawDescriptionHelpFormatter
         parser = argparse.ArgumentParser(description=text, allow_abbrev=False, formatter_class=formatter,
                                          epilog="other flags: see train.py")
@@ -48,6 +48,8 @@ class Study:
         add("--seeds", type=int, nargs="+", default=list(seeds), help=f"one run for each ({numbers})")
         add("--n", type=int, default=n, help=f"clips for each number ({n})")
         add("--out", default=f"out/studies/{name}", help=f"folder of the runs (out/studies/{name})")
+        if runs:
+            add("--only", nargs="+", choices=runs, default=list(runs), help=f"only these, beside {[*runs][0]}")
         if shares_vae:
             add("--ckpt", default=default_ckpt(), help="checkpoint whose VAE all runs take (as sample.py)")
         self.args, others = parser.parse_known_args(argv)
@@ -68,23 +70,23 @@ class Study:
         name = label.replace(" ", "-").replace(",", "")
         return Path(self.args.out) / f"{name}-steps{self.args.steps}-seed{seed}"
 
-    def run(self, label, seed, flags, measure, marks=None, trained_as=None):
-        """Trains a run up to each of the marks, measures it there, once, and adds the rows.
+    def run(self, label, seed, flags, measure, trained_as=None):
+        """Trains a run, measures it, once, and adds the rows.
 
-        flags: what this run has of its own; measure(models) -> {metric: (value, low, high)}; marks: steps
-        (left out: the last); trained_as: the label of the run whose weights to take, if it is another's."""
-        folder = self.folder(trained_as or label, seed)
-        flags = [*self.flags, "--steps", self.args.steps, "--seed", seed, *flags]
+        flags: what this run has of its own; measure(models) -> {metric: (value, low, high)}; trained_as:
+        the label of the run whose weights to take, if it is another's."""
+        folder, steps = self.folder(trained_as or label, seed), self.args.steps
+        flags = [*self.flags, "--steps", steps, "--seed", seed, *flags]
         flags = [str(flag) for flag in flags]
         check_flags(folder, " ".join(flags) + f"\nVAE: {self.vae}\n")
-        for mark in marks or [self.args.steps]:
-            def work():
-                print(f"{self.name}: {label}, seed {seed}, step {mark}")
-                train_until(folder, self.take_vae + flags, mark)
-                with machine.autocast(DEVICE):
-                    return measure(load_models(folder / "sora.pt", DEVICE))
-            name = f"{self.folder(label, seed).name}-at{mark}-n{self.args.n}.json"
-            self.add(label, seed, mark, once(folder / name, work))
+
+        def work():
+            print(f"{self.name}: {label}, seed {seed}")
+            train_to_the_end(folder, self.take_vae + flags, steps)
+            with machine.autocast(DEVICE):
+                return measure(load_models(folder / "sora.pt", DEVICE))
+        name = f"{self.folder(label, seed).name}-n{self.args.n}.json"
+        self.add(label, seed, steps, once(folder / name, work))
 
     def add(self, label, seed, step, table):
         """Adds rows. table: {metric: (value, low, high)}."""
@@ -111,11 +113,9 @@ class Study:
         """The labels, in order, without the held-out clips."""
         return [run for run in dict.fromkeys(row.run for row in self.rows) if run != plots.HELD_OUT]
 
-    def cells(self, run, metric, step=None):
-        """(value, low, high) of a run at a step (left out: the last), one for each seed."""
-        mine = [row for row in self.rows if (row.run, row.metric) == (run, metric)]
-        step = step or max((row.step for row in mine), default=None)
-        return [row[4:] for row in mine if row.step == step]
+    def cells(self, run, metric):
+        """(value, low, high) of a run, one for each seed."""
+        return [row[4:] for row in self.rows if (row.run, row.metric) == (run, metric)]
 
     def finish(self, metrics):
         """Writes the table and prints some of its metrics: a line a run."""
@@ -124,13 +124,14 @@ class Study:
         with path.open("w", newline="") as file:
             csv.writer(file).writerow(Row._fields)
             csv.writer(file).writerows([*row[:4], *(f"{x:.6g}" for x in row[4:])] for row in self.rows)
-        print(f"\nafter {self.args.steps} steps; one seed: [95 % interval over clips]; several: +- deviation")
-        for metric in metrics:
-            print(f"\n{metric}")
-            for run in [plots.HELD_OUT, *self.runs()]:
-                cells = self.cells(run, metric)
-                if cells:
-                    print(f"    {run:40} {in_words(cells)}")
+        seeds = len(self.args.seeds)
+        spread = f"mean +- deviation over {seeds} seeds" if seeds > 1 else "[95 % interval over clips]"
+        print(f"\nafter {self.args.steps} steps; {spread}\n")
+        print(f"| | {' | '.join(metrics)} |\n|---|{'---|' * len(metrics)}")
+        for run in [*self.runs(), plots.HELD_OUT]:
+            cells = [self.cells(run, metric) for metric in metrics]
+            if any(cells):
+                print(f"| {run} | {' | '.join(in_words(cell) if cell else '' for cell in cells)} |")
         print(f"\nwrote {path}")
 
 
@@ -139,7 +140,7 @@ def in_words(cells):
     values = [cell[0] for cell in cells]
     if len(values) == 1:
         return "{:.4g} [{:.4g}, {:.4g}]".format(*cells[0])
-    return f"{statistics.mean(values):.4g} +- {statistics.stdev(values):.2g} ({len(values)} seeds)"
+    return f"{statistics.mean(values):.4g} +- {statistics.stdev(values):.2g}"
 
 
 def once(path, work):
@@ -149,11 +150,6 @@ def once(path, work):
         path.with_suffix(".tmp").write_text(json.dumps(table))
         path.with_suffix(".tmp").replace(path)
     return json.loads(path.read_text())
-
-
-def quarters(steps):
-    """A quarter, a half and all of the steps."""
-    return sorted({max(steps // 4, 1), max(steps // 2, 1), steps})
 
 
 def fingerprint(weights):
@@ -175,23 +171,17 @@ def check_flags(folder, text):
                          "delete the folder, or choose another --out")
 
 
-def train_until(folder, flags, mark):
-    """Trains a run up to a step of the transformer, from where it is."""
-    saved, begin = folder / "sora.pt", flags
+def train_to_the_end(folder, flags, steps):
+    """Trains a run, or what is left of it."""
+    saved = folder / "sora.pt"
     if saved.exists():
-        state, begin = load_checkpoint(saved), ["--resume"]
-        begin += [flag for flag in ("--compile", "--no-compile") if flag in flags]
-        step = state["step"] if state["stage"] == "dit" else 0
-        if step > mark:
-            raise InputError(f"{saved}: at step {step}, past {mark}, which was not measured: delete {folder}")
-        if step == mark:
+        state = load_checkpoint(saved)
+        if (state["stage"], state["step"]) == ("dit", steps):
             return
+        flags = ["--resume", *[flag for flag in ("--compile", "--no-compile") if flag in flags]]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        train.main(["--out", str(folder), "--until", str(mark), *begin])
-    except SystemExit as stop:
-        if stop.code:                                               # 0: it has come to the mark
-            raise
+        train.main(["--out", str(folder), *flags])
     finally:
         for number, handler in handlers.items():                    # train.py had its own
             signal.signal(number, handler)

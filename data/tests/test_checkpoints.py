@@ -3,7 +3,6 @@ import copy
 import os
 import re
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The course's mistakes to hunt, each exposed by its measurement; open parts, the ladder, the board."""
+"""The course's mistakes to hunt, each exposed by its measurement; open parts, the board."""
 import json
 import shutil
 import subprocess
@@ -7,8 +7,7 @@ import sys
 import pytest
 import torch
 
-import train
-from data.course import board, copies, hunts, ladder, open_grades, open_parts
+from data.course import board, copies, hunts, open_grades, open_parts
 from data.course.__main__ import main
 from data.course.blanks import without_marks
 from data.course.hunts import HUNTS
@@ -167,22 +166,7 @@ def test_open_parts_run_in_a_process_of_their_own(handed_in, tmp_path):
     assert grade.points == 0 and "stopped after 4 seconds" in grade.reasons[0], grade
 
 
-# --- the ladder and the board -------------------------------------------------------------------------
-
-def test_ladder_knows_the_flags_and_walls():
-    """Every experiment's flags are flags of train.py, and without walls tokens at walls are like others."""
-    for name, experiment in ladder.EXPERIMENTS.items():
-        train.parse([str(flag) for flag in experiment.flags])
-        assert ladder.trained_as(name) in (name, ladder.RECIPE)
-    config = train.TrainConfig(dim=48, depth=1, heads=2, latent_channels=4)
-    model = ladder.NoWalls(config, 10)
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    told = []
-    model.embed_walls.register_forward_pre_hook(lambda layer, inputs: told.append(inputs[0]))
-    model(torch.randn(1, 4, 2, 4, 4), torch.rand(1, 2), torch.ones(1, 1).long())
-    assert (told[0] == told[0][0]).all(), "no walls: expected all tokens to be told the same distances"
-
+# --- the board ----------------------------------------------------------------------------------------
 
 def test_board_takes_entries_with_one_changed_file(tmp_path, capsys):
     folder = tmp_path / "entry"

@@ -9,8 +9,7 @@ import torch
 import train
 from data.evaluation import judge as judging
 from data.runtime.checkpoints import load_checkpoint, load_models, save_checkpoint
-from data.studies import (compressor, framing, latents, learning, measure, mix, packing, plots, process, recipe,
-                          scaling, study)
+from data.studies import (compressor, framing, learning, measure, packing, plots, recipe, scaling, study)
 from data.tests.conftest import call
 from data.training import start as starting
 from sora import DDPM, DiT, InputError
@@ -46,49 +45,45 @@ def runs_of(rows):
     return {row["run"] for row in rows} - {plots.HELD_OUT}
 
 
-def test_each_process_is_measured_and_drawn(ckpt, tmp_path):
-    process.main(short(ckpt, tmp_path, steps=1))
-    rows = table(tmp_path, "process")
-    found = {(row["run"], row["seed"], row["step"]) for row in rows if row["run"] != plots.HELD_OUT}
-    assert found == {(run, "0", "1") for run in process.RUNS}
-    assert (tmp_path / "process.png").stat().st_size > 10_000, "the plot is written"
-
-
 def test_a_study_goes_on_where_it_was(ckpt, tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "RUNS", {"DDPM, v": []})
-    monkeypatch.setattr(plots, "curves", lambda *args: None)        # drawn in the test above
-    trained, real = [], train.main
-    monkeypatch.setattr(train, "main", lambda argv: trained.append(argv) or real(argv))
-    measured = []
-    real_load = study.load_models
+    """Stopped in the middle of its second run, and at its second measurement."""
+    trained, real_train = [], train.main
+    stop_training, stop_measuring = [2], [3]
 
-    def fails_once(*args):
+    def train_main(argv):
+        trained.append(argv)
+        if len(trained) in stop_training:
+            with pytest.raises(SystemExit):                         # what a signal does after a step
+                real_train([*argv, "--until", "1"])
+            raise KeyboardInterrupt
+        return real_train(argv)
+
+    measured, real_load = [], study.load_models
+
+    def load(*args):
         measured.append(args)
-        if len(measured) == 2:
+        if len(measured) in stop_measuring:
             raise KeyboardInterrupt
         return real_load(*args)
 
-    monkeypatch.setattr(study, "load_models", fails_once)
-    flags = short(ckpt, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        process.main(flags)
-    assert len(trained) == 2, "it has come to the second mark"
-    process.main(flags)
-    assert len(trained) == 3, "only what is left is trained: the third mark"
-    assert "--resume" in trained[2] and "--resume" not in trained[0]
-    first = table(tmp_path, "process")
-    steps = {row["step"] for row in first}
-    assert steps == {"", "1", "2", "4"}, "a quarter, a half, all; held-out clips have none"
-    process.main(flags)
-    assert len(trained) == 3 and table(tmp_path, "process") == first, "a finished study does nothing again"
+    monkeypatch.setattr(train, "main", train_main)
+    monkeypatch.setattr(study, "load_models", load)
+    flags = [*short(ckpt, tmp_path), "--only", "SiT", "guidance 1"]
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            recipe.main(flags)
+    assert len(trained) == 3 and "--resume" in trained[2], \
+        f"expected 3 trainings, the last one a resumed one, got {trained}: what is trained is not trained again"
+    recipe.main(flags)
+    first = table(tmp_path, "recipe")
+    assert len(trained) == 3 and runs_of(first) == {recipe.RECIPE, "SiT", "guidance 1"}
+    recipe.main(flags)
+    assert len(trained) == 3 and table(tmp_path, "recipe") == first, "a finished study does nothing again"
     with pytest.raises(InputError, match="begun with other flags"):
-        process.main([*flags, "--anchors", "0"])
-    next((tmp_path / "runs").glob("*/*-at1-*.json")).unlink()
-    with pytest.raises(InputError, match="past 1"):
-        process.main(flags)
+        recipe.main([*flags, "--anchors", "0"])
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
-    process.main(flags)
-    assert table(tmp_path, "process") == first, "stopped or not, the numbers are the same"
+    recipe.main(flags)
+    assert table(tmp_path, "recipe") == first, "stopped or not, the numbers are the same"
 
 
 def test_scaling_trains_widths_patches_and_two_more_rates(ckpt, tmp_path, monkeypatch):
@@ -105,26 +100,16 @@ def test_scaling_trains_widths_patches_and_two_more_rates(ckpt, tmp_path, monkey
     assert (tmp_path / "scaling.png").exists() and (tmp_path / "growth.gif").exists()
 
 
-def test_latents_are_measured_before_the_transformer_is(tmp_path, monkeypatch):
-    runs = {label: [*flags, "--vae-width", 8] for label, flags in list(latents.RUNS.items())[:2]}
-    monkeypatch.setattr(latents, "RUNS", runs)
-    latents.main([*short(None, tmp_path, steps=1)])
-    rows = table(tmp_path, "latents")
-    assert runs_of(rows) == set(runs)
-    assert {"psnr", "smooth", "noise", "legibility", "frechet"} <= {row["metric"] for row in rows}
-    assert (tmp_path / "latents.png").exists()
-
-
 def test_smoothness_and_noise_of_latents():
     """With a VAE that copies pixels: what is measured can be worked out by hand."""
     class Copy:
         encode = decode = staticmethod(lambda x: x)
     white = torch.randn(64, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert latents.smoothness(Copy, white).mean() == pytest.approx(1, rel=0.02), \
+    assert compressor.smoothness(Copy, white).mean() == pytest.approx(1, rel=0.02), \
         "neighbours of white noise are independent: a pixel further on, the latent is another one, distance 1"
     rows = torch.arange(16.0)[:, None].expand(64, 1, 8, 16, 16)
-    assert latents.smoothness(Copy, rows).max() == 0, "moved to the right, rows of one value stay what they are"
-    assert latents.lost_to_noise(Copy, white, 0.3).mean() == pytest.approx(0.3 ** 2 / 4, rel=0.02), \
+    assert compressor.smoothness(Copy, rows).max() == 0, "moved to the right, rows of one value stay what they are"
+    assert compressor.lost_to_noise(Copy, white, 0.3).mean() == pytest.approx(0.3 ** 2 / 4, rel=0.02), \
         "noise of deviation 0.3 costs 0.09 in the range [-1,1], a quarter of that in the pixel range 1"
 
 
@@ -134,30 +119,16 @@ def test_the_compressor_trains_a_vae_for_each_run_the_last_of_single_frames(tmp_
     compressor.main([*short(None, tmp_path, steps=1)])
     rows = table(tmp_path, "compressor")
     assert runs_of(rows) == set(compressor.RUNS)
-    assert {"psnr", "legibility", "frechet"} <= {row["metric"] for row in rows}
+    assert {"psnr", "smooth", "noise", "legibility", "frechet"} <= {row["metric"] for row in rows}
     saved = next((tmp_path / "runs").glob("per-frame*")) / "sora.pt"
     with pytest.raises(InputError, match="do not fit"):             # it is another network than VideoVAE
         load_models(saved)
     assert (tmp_path / "compressor.png").exists()
 
 
-def test_the_mix_is_measured_in_every_use(ckpt, tmp_path, monkeypatch):
-    monkeypatch.setattr(mix, "LATE", (12, 20))
-    monkeypatch.setattr(mix, "LENGTH", 8)
-    mix.main([*short(ckpt, tmp_path, steps=1), "--frames", "12"])
-    rows = table(tmp_path, "mix")
-    assert runs_of(rows) == set(mix.RUNS)
-    uses = {row["metric"] for row in rows}
-    assert uses == {"text, legibility", "text, frechet", "picture, legibility", "middle, squared error",
-                    "backward, legibility", "frames 13-20", "frames 21-28"}
-    assert len(list((tmp_path / "runs").glob("*/sora.pt"))) == len(mix.RUNS) - 1, "two rows are one model"
-    assert all(float(row["value"]) == float(row["value"]) for row in rows), "no number is missing"
-    assert (tmp_path / "mix.png").exists()
-
-
 def test_packing_is_timed_in_turns_and_padding_counts_as_useless(ckpt, tmp_path, capsys):
     packing.main(short(ckpt, tmp_path, steps=1, seeds=("0", "1")))
-    assert "(2 seeds)" in capsys.readouterr().out, "the spread over seeds is printed"
+    assert "over 2 seeds" in capsys.readouterr().out, "the spread over seeds is printed"
     assert {row["seed"] for row in table(tmp_path, "packing")} == {"0", "1"}, "a turn for each"
     rows = {(row["run"], row["metric"]): float(row["value"]) for row in table(tmp_path, "packing")}
     assert rows[packing.PACKED, "tokens a step"] == 2208 and rows[packing.EQUAL, "tokens a step"] == 2240
@@ -183,18 +154,32 @@ def test_framing_trains_both_and_measures_each_shape(ckpt, tmp_path, monkeypatch
 def test_the_recipe_changes_one_thing_at_a_time(ckpt, tmp_path):
     recipe.main([*short(ckpt, tmp_path, steps=4), "--lr", "0.1"])  # so that few steps move a gain
     rows = table(tmp_path, "recipe")
-    assert runs_of(rows) == set(recipe.RUNS)
-    assert {f"loss at {level}" for level in measure.LEVELS} <= {row["metric"] for row in rows}
+    assert runs_of(rows) == set(recipe.CHANGES)
     weights = {}
-    for run in recipe.RUNS:
-        folder = f"{run.replace(' ', '-').replace(',', '')}-steps4-seed0"
-        weights[run] = torch.load(tmp_path / "runs" / folder / "sora.pt")["dit"]
+    for run, change in recipe.CHANGES.items():
+        folder = tmp_path / "runs" / f"{run.replace(' ', '-').replace(',', '')}-steps4-seed0"
+        assert (folder / "sora.pt").exists() != bool(change.sampling), f"{run}: sampled differently, or trained"
+        if not change.sampling:
+            weights[run] = torch.load(folder / "sora.pt")["dit"]
     heads = {study.fingerprint({"head": state["head.weight"]}) for state in weights.values()}
-    assert len(heads) >= len(recipe.RUNS) - 1, "every change changes what is learned"
+    assert len(heads) == len(weights), f"{len(weights)} changes, {len(heads)} results: one changes nothing"
     gain = "blocks.0.attention.gain"
     assert (weights["no gain"][gain] == 1).all(), "without a gain: 1, and not trained"
-    assert (weights[recipe.WHOLE][gain] != 2).all(), "the recipe trains it"
+    assert (weights[recipe.RECIPE][gain] != 2).all(), "the recipe trains it"
+    late = {row["run"] for row in rows if row["metric"] == recipe.LATE}
+    assert late == {recipe.RECIPE, "no anchors"}, "long clips are for those that differ in what they remember"
     assert (tmp_path / "recipe.png").exists()
+
+
+def test_without_walls_all_tokens_are_told_the_same():
+    config = train.TrainConfig(dim=48, depth=1, heads=2, latent_channels=4)
+    model = recipe.NoWalls(config, 10)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    told = []
+    model.embed_walls.register_forward_pre_hook(lambda layer, inputs: told.append(inputs[0]))
+    model(torch.randn(1, 4, 2, 4, 4), torch.rand(1, 2), torch.ones(1, 1).long())
+    assert (told[0] == told[0][0]).all(), "no walls: expected all tokens to be told the same distances"
 
 
 def test_nothing_of_a_change_is_left_behind(ckpt):
@@ -204,9 +189,9 @@ def test_nothing_of_a_change_is_left_behind(ckpt):
 def test_flags_that_cannot_be_are_refused(tmp_path, ckpt):
     for flags, words in ((["--n", "3"], "4 clips"), (["--steps", "0"], "1 step")):
         with pytest.raises(InputError, match=words):
-            process.main(["--ckpt", ckpt, *flags])
+            recipe.main(["--ckpt", ckpt, *flags])
     with pytest.raises(SystemExit):
-        process.main(["--ckpt", ckpt, "--no-such-flag"])
+        recipe.main(["--ckpt", ckpt, "--no-such-flag"])
 
 
 def test_checkpoints_of_a_run_are_put_in_order_and_drawn(ckpt, tmp_path, few_references, capsys):
