@@ -21,7 +21,7 @@ from data.clips import files
 from data.clips.moving_mnist import MovingMNIST, load_digits
 from data.clips.reading import open_clip, to_channels, to_float
 from data.evaluation import judge
-from data.runtime.checkpoints import load_checkpoint, load_models
+from data.runtime.checkpoints import load_checkpoint
 from data.runtime.errors import run_script
 from data.training import report
 
@@ -129,8 +129,7 @@ def assert_same_run(*outs):
     one, two = (read_log(out) for out in outs)
     for row in one + two:
         del row["seconds"]
-    assert one == two, (
-        f"the logs differ: {[(a, b) for a, b in zip(one, two) if a != b] or (len(one), len(two))}")
+    assert one == two, f"the logs differ: {[(a, b) for a, b in zip(one, two) if a != b] or (len(one), len(two))}"
 
 
 def near(got, expected, within, mistake):
@@ -235,17 +234,6 @@ def make(trained, tmp_path, monkeypatch, capsys):
         return SimpleNamespace(video=np.load(tmp_path / "x.npy").astype(int), latent=latent, skip=skip,
                                printed=capsys.readouterr().out)
     return make
-
-
-@pytest.fixture
-def copies(trained, clip):
-    """Of the clip of 20 frames: its latent, and what the VAE makes of it, (T,H,W,3)."""
-    vae, video = load_models(trained / "sora.pt").vae, read_clip(clip)[None]
-    with torch.no_grad():
-        latent = vae.encode(video)
-        copy = files.to_pixels(vae.decode(latent)[0]).astype(int)
-    assert copy.std() > 5, "the VAE of the fixture makes nothing but grey: these tests would prove nothing"
-    return SimpleNamespace(latent=latent, video=copy, vae=vae)
 
 
 def assert_near(got, expected, what):

@@ -49,7 +49,7 @@ def test_a_resumed_run_is_as_if_never_stopped(trained, tmp_path, quick, stop_at)
 
 def test_a_signal_to_the_process_saves_and_the_run_goes_on(tmp_path, quick, capsys):
     """SIGTERM, as batch systems send it: exit code 143, one line, and nothing is lost."""
-    flags = [*NETS, *("--steps 80 --batch 2 --vae-steps 2 --vae-batch 2 --log-every 1 "
+    flags = [*NETS, *("--steps 40 --batch 2 --vae-steps 2 --vae-batch 2 --log-every 1 "
                       "--save-every 1000").split()]
     command = [sys.executable, ROOT / "train.py", *flags, "--out", tmp_path / "cut"]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE,

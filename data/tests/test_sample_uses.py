@@ -1,4 +1,6 @@
 """The uses of sample.py: text, longer clips, connected ones, loops, pictures, edits."""
+from types import SimpleNamespace
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import torch
 
 import sora
 from data.clips import files
+from data.runtime.checkpoints import load_models
 from data.tests.conftest import assert_near, read_clip, spy
 from sora import TIME
 
@@ -15,6 +18,17 @@ def assert_decoded(made, vae):
     with torch.no_grad():
         video = files.to_pixels(vae.decode(made.latent).clamp(-1, 1)[0]).astype(int)
     assert_near(made.video, video[made.skip:made.skip + len(made.video)], "the file against its latents")
+
+
+@pytest.fixture
+def copies(trained, clip):
+    """Of the clip of 20 frames: its latent, and what the VAE makes of it, (T,H,W,3)."""
+    vae, video = load_models(trained / "sora.pt").vae, read_clip(clip)[None]
+    with torch.no_grad():
+        latent = vae.encode(video)
+        copy = files.to_pixels(vae.decode(latent)[0]).astype(int)
+    assert copy.std() > 5, "the VAE of the fixture makes nothing but grey: these tests would prove nothing"
+    return SimpleNamespace(latent=latent, video=copy, vae=vae)
 
 
 def test_text_makes_as_many_frames_as_asked_for(make, copies):
