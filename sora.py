@@ -172,11 +172,12 @@ class VideoVAE(nn.Module):
         x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)                      # (B,channels,F,dt,H/4,dy,W/4,dx)
         return x.reshape(B, -1, TIME * F, 4 * rows, 4 * columns)    # (B,channels,T,H,W)
 
-    def forward(self, video, eps):
-        """(Reconstruction, mean, log variance; mean (B,C,1,h,w) if the clip's first frames move down
-        and right by a pixel: the encoder is local in time, so they tell enough). eps: noise."""
+    def forward(self, video, eps, move=False):
+        """Reconstruction with the noise eps, mean, log variance; if `move` also the mean (B,C,1,h,w) of
+        the first 4 frames, moved down and right by a pixel (as good as all: the encoder is local)."""
         mean, log_var = self.moments(video)
-        moved_mean, _ = self.moments(video[:, :, :TIME].roll((1, 1), dims=(3, 4)))
+        moved = video[:, :, :TIME].roll((1, 1), dims=(3, 4))
+        moved_mean = self.moments(moved)[0] if move else None
         latent = mean + (0.5 * log_var).exp() * eps                 # a draw from q(latent | video)
         return self.decode((latent - self.mean) / self.std), mean, log_var, moved_mean
 
@@ -189,16 +190,18 @@ class VideoVAE(nn.Module):
 
 
 def vae_loss(vae, video, eps, kl_weight, move_weight):
-    """Loss, error, KL: squared error + kl_weight x KL(q || N(0,1)) + move_weight x KL(q of the clip
-    moved by a pixel || q), the variance taken as equal; means over pixels and latent values. The first
-    two are 2V / P times the negative ELBO (decoder: a Gaussian of variance V; P pixel values), with
-    kl_weight = 2V x latent values / P. The third (Sinha & Dieng 2021) is for the transformer: latents
-    that change much, for the noise the decoder bears, where a digit moves little are hard to learn."""
-    reconstruction, mean, log_var, moved_mean = vae(video, eps)
+    """Loss, error, KL: squared error + kl_weight x KL(q || N(0,1)); means over pixels and latent
+    values. It is 2V / P times the negative ELBO (decoder: a Gaussian of variance V; P pixel values),
+    with kl_weight = 2V x latent values / P. Optional: + move_weight x KL(q of the moved clip || q),
+    because latents that change little if a clip moves are easier to generate (Sinha & Dieng 2021)."""
+    reconstruction, mean, log_var, moved_mean = vae(video, eps, move_weight > 0)
     error = (reconstruction - video).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
-    moved = 0.5 * ((moved_mean - mean[:, :, :1]).square() / log_var[:, :, :1].exp()).mean()
-    return error + kl_weight * kl + move_weight * moved, error, kl
+    loss = error + kl_weight * kl
+    if move_weight > 0:  # KL of two Gaussians whose variances are taken as equal
+        moved = (moved_mean - mean[:, :, :1]).square() / log_var[:, :, :1].exp()
+        loss = loss + move_weight * 0.5 * moved.mean()
+    return loss, error, kl
 
 
 # --------------------------------------------------------------------------------------------------
@@ -419,9 +422,8 @@ class DiT(nn.Module):
         lengths = [len(part) for part in frame]
         before = [0, *accumulate(part.shape[1] for part in t)]      # latent frames of the clips before
         frame = torch.cat([part + n for part, n in zip(frame, before)])
-        output = self.forward_tokens(
-            torch.cat(tokens, 1), torch.cat(positions, 1), torch.cat(walls), frame, torch.cat(t, 1),
-            torch.cat(caption, 1), lengths)
+        tokens, positions, t, caption = (torch.cat(x, 1) for x in (tokens, positions, t, caption))
+        output = self.forward_tokens(tokens, positions, torch.cat(walls), frame, t, caption, lengths)
         return [unpatchify(out, self.p, *clip[0].shape[2:])
                 for out, clip in zip(output.split(lengths, dim=1), clips)]
 
@@ -688,9 +690,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             updates = {}                                # by shape, for batches: [(parameter, update)]
             for p in group["params"]:
-                if "buffer" not in self.state[p]:
-                    self.state[p]["buffer"] = torch.zeros_like(p)
-                buffer = self.state[p]["buffer"]
+                buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
                 buffer.lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(buffer, group["momentum"])   # Nesterov: the newest counts more
                 updates.setdefault(p.shape, []).append((p, update.flatten(1)))

@@ -362,7 +362,7 @@ def test_vae_draws_from_its_posterior():
     vae.std *= 3
     decode, eps = vae.decode, torch.randn(2, 4, 2, 2, 2).abs() + 0.1
     vae.decode = lambda latent: drawn.append(latent) or decode(latent)
-    copy, mean, log_var, moved_mean = vae(video, eps)
+    copy, mean, log_var, moved_mean = vae(video, eps, move=True)
     same(copy, decode(drawn[0]), "the copy is the decoded draw")
     latent = drawn[0] * vae.std + vae.mean                          # `decode` undoes the normalisation
     close((latent - mean) / eps, log_var.exp().sqrt(), "the draw deviates by eps x the wrong deviation: "
@@ -373,6 +373,7 @@ def test_vae_draws_from_its_posterior():
     moved = torch.cat([moved[..., -1:], moved[..., :-1]], dim=4)
     close(moved_mean, vae.moments(moved)[0], "the last value must be the mean for the first 4 frames, one pixel "
                                              "further down and to the right")
+    assert vae(video, eps)[3] is None, "nothing is moved unless asked for: it takes a fifth of a step's time"
 
 
 def test_log_variance_is_bounded():
@@ -388,7 +389,7 @@ def test_kl_is_that_of_torch():
     video, eps = torch.rand(2, 1, 8, 8, 8), torch.randn(2, 4, 2, 1, 1)
     mean, log_var, moved_mean = *torch.randn(2, 2, 4, 2, 1, 1), torch.randn(2, 4, 1, 1, 1)
     seen = []
-    vae = lambda video, eps: (seen.append(eps), (video + 0.5, mean, log_var, moved_mean))[1]
+    vae = lambda video, eps, move: (seen.append(eps), (video + 0.5, mean, log_var, moved_mean if move else None))[1]
     loss, error, kl = vae_loss(vae, video, eps, kl_weight=0.1, move_weight=0.01)
     still = Normal(mean, log_var.exp().sqrt())
     first, moved = [Normal(m[:, :, :1], log_var[:, :, :1].exp().sqrt()) for m in (mean, moved_mean)]
@@ -399,6 +400,8 @@ def test_kl_is_that_of_torch():
           "loss = squared error + kl_weight x KL(q || N(0,1)) + move_weight x KL(q of the moved clip || q), which "
           "is half the squared distance of the means over the variance")
     same(seen[0], eps, "the noise that the VAE draws with is the one handed in")
+    plain, _, _ = vae_loss(vae, video, eps, kl_weight=0.1, move_weight=0)
+    close(plain, 0.25 + 0.1 * expected, "without move_weight: squared error + kl_weight x KL(q || N(0,1))")
 
 
 @pytest.mark.parametrize("T,H,W", [(6, 16, 16), (8, 12, 16), (8, 16, 20)])
