@@ -70,7 +70,7 @@ def draw(study):
 
 def main(argv=None):
     """Trains, measures, draws."""
-    study = Study("compressor", __doc__, argv, steps=400, seeds=(0,), shares_vae=False, runs=RUNS)
+    study = Study("compressor", __doc__, argv, steps=300, seeds=(0,), shares_vae=False, runs=RUNS)
     n = study.args.n
 
     def measure(models):

@@ -126,7 +126,7 @@ def draw(study):
 
 def main(argv=None):
     """Trains, measures, draws."""
-    study = Study("framing", __doc__, argv, steps=800, seeds=(0,), n=64, flags=["--sample-steps", 25])
+    study = Study("framing", __doc__, argv, steps=400, seeds=(0,), n=64, flags=["--sample-steps", 25])
     n = study.args.n
 
     def measure(models):

@@ -97,7 +97,7 @@ def points(study, metric, labels):
 
 def main(argv=None):
     """Trains, measures, draws."""
-    study = Study("scaling", __doc__, argv, steps=600, seeds=(0,))
+    study = Study("scaling", __doc__, argv, steps=300, seeds=(0,))
     n = study.args.n
     for seed in study.args.seeds:
         for label, flags in runs().items():
