@@ -34,9 +34,9 @@ WHOLE, PER_FRAME = "the preset: 3D, 8 channels", "per frame, 8 channels"
 RUNS = {WHOLE: [],
         "move weight 0.005": ["--vae-move", 0.005],
         "AdamW for the VAE": ["--vae-muon", 0],
+        PER_FRAME: ["--vae-width", TrainConfig.vae_width // 2],
         "4 channels": ["--latent-channels", 4],
-        "16 channels": ["--latent-channels", 16],
-        PER_FRAME: ["--vae-width", TrainConfig.vae_width // 2]}
+        "16 channels": ["--latent-channels", 16]}
 
 
 @torch.no_grad()
