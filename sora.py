@@ -173,8 +173,8 @@ class VideoVAE(nn.Module):
         return x.reshape(B, -1, TIME * F, 4 * rows, 4 * columns)    # (B,channels,T,H,W)
 
     def forward(self, video, eps, move=False):
-        """Reconstruction with the noise eps, mean, log variance; if `move` also the mean (B,C,1,h,w) of
-        the first 4 frames, moved down and right by a pixel (as good as all: the encoder is local)."""
+        """Returns the reconstruction, mean and log variance (eps: normal noise of their shape) and, if
+        `move`, the mean (B,C,1,h,w) of the first 4 frames, rolled down and right by a pixel."""
         mean, log_var = self.moments(video)
         moved = video[:, :, :TIME].roll((1, 1), dims=(3, 4))
         moved_mean = self.moments(moved)[0] if move else None
@@ -190,10 +190,10 @@ class VideoVAE(nn.Module):
 
 
 def vae_loss(vae, video, eps, kl_weight, move_weight):
-    """Loss, error, KL: squared error + kl_weight x KL(q || N(0,1)); means over pixels and latent
-    values. It is 2V / P times the negative ELBO (decoder: a Gaussian of variance V; P pixel values),
-    with kl_weight = 2V x latent values / P. Optional: + move_weight x KL(q of the moved clip || q),
-    because latents that change little if a clip moves are easier to generate (Sinha & Dieng 2021)."""
+    """Returns loss, error, KL. Loss: squared error + kl_weight x KL(q || N(0,1)), means over pixels and
+    over latent values; 2V / P times the negative ELBO, up to a constant (decoder: a Gaussian of variance
+    V; P pixels, n latent values; kl_weight = 2V n / P). Optional: + move_weight x KL(q of the moved
+    frames || q), after Sinha & Dieng (2021): what changes little if a digit moves is easy to generate."""
     reconstruction, mean, log_var, moved_mean = vae(video, eps, move_weight > 0)
     error = (reconstruction - video).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()

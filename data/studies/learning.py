@@ -1,10 +1,10 @@
 """How legible after how much compute? Checkpoints of one run against the operations of their training.
 
-    for step in 1000 2000 4000 8000 16000 32000 60000; do
-        python3 train.py --resume --until $step --out out/small      # the first time without --resume
-        python3 -m data.weights.ship out/small/sora.pt --out out/small/at$step.pt
+    for step in 500 1000 2000 3000 4500; do                                 # the first time without --resume,
+        python3 train.py --resume --until $step --out out/long              # but with the flags of the run
+        python3 -m data.weights.ship out/long/sora.pt --out out/long/at$step.pt
     done
-    python3 -m data.studies.learning out/small/at*.pt
+    python3 -m data.studies.learning out/long/at*.pt
 
 All checkpoints are of the same run, so their learning rates are still high, but for the last one's: each is worse
 than a run that was planned to end there. Writes learning.csv to tables, learning.png to ../pictures.
