@@ -389,7 +389,11 @@ def test_kl_is_that_of_torch():
     video, eps = torch.rand(2, 1, 8, 8, 8), torch.randn(2, 4, 2, 1, 1)
     mean, log_var, moved_mean = *torch.randn(2, 2, 4, 2, 1, 1), torch.randn(2, 4, 1, 1, 1)
     seen = []
-    vae = lambda video, eps, move: (seen.append(eps), (video + 0.5, mean, log_var, moved_mean if move else None))[1]
+
+    def vae(video, eps, move):
+        seen.append((eps, move))
+        return video + 0.5, mean, log_var, moved_mean if move else None
+
     loss, error, kl = vae_loss(vae, video, eps, kl_weight=0.1, move_weight=0.01)
     still = Normal(mean, log_var.exp().sqrt())
     first, moved = [Normal(m[:, :, :1], log_var[:, :, :1].exp().sqrt()) for m in (mean, moved_mean)]
@@ -399,9 +403,10 @@ def test_kl_is_that_of_torch():
     close(loss, 0.25 + 0.1 * expected + 0.01 * kl_divergence(moved, first).mean(),
           "loss = squared error + kl_weight x KL(q || N(0,1)) + move_weight x KL(q of the moved clip || q), which "
           "is half the squared distance of the means over the variance")
-    same(seen[0], eps, "the noise that the VAE draws with is the one handed in")
+    same(seen[0][0], eps, "the noise that the VAE draws with is the one handed in")
     plain, _, _ = vae_loss(vae, video, eps, kl_weight=0.1, move_weight=0)
     close(plain, 0.25 + 0.1 * expected, "without move_weight: squared error + kl_weight x KL(q || N(0,1))")
+    assert [move for _, move in seen] == [True, False], "moved frames are encoded only where they have a weight"
 
 
 @pytest.mark.parametrize("T,H,W", [(6, 16, 16), (8, 12, 16), (8, 16, 20)])
