@@ -30,7 +30,7 @@ from data.studies.study import Study
 from data.training import start as starting
 from train import TrainConfig
 
-WHOLE, PER_FRAME = "the preset: 3D, 8 channels", "per frame, 8 channels"
+WHOLE, PER_FRAME = "the preset, 8 channels", "per frame, 8 channels"
 RUNS = {WHOLE: [],
         "move weight 0.005": ["--vae-move", 0.005],
         "AdamW for the VAE": ["--vae-muon", 0],
