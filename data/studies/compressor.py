@@ -2,8 +2,8 @@
 
     python3 -m data.studies.compressor
 
-Fewer channels: more compression, a worse copy. The per-frame VAE compresses as much as the 3D one of the
-preset; it is half as wide, so that a step costs about as much. Two numbers of the VAE alone beside PSNR:
+The per-frame VAE compresses as much as the 3D one of the preset; it is half as wide, so that a step costs about
+as much. Two numbers of the VAE alone beside PSNR:
 
 - `smooth`: how far latents go if a clip moves by a pixel, as a share of how far apart those of different
   clips are: the mean square of one difference over that of the other;
@@ -34,9 +34,7 @@ WHOLE, PER_FRAME = "the preset, 8 channels", "per frame, 8 channels"
 RUNS = {WHOLE: [],
         "move weight 0.005": ["--vae-move", 0.005],
         "AdamW for the VAE": ["--vae-muon", 0],
-        PER_FRAME: ["--vae-width", TrainConfig.vae_width // 2],
-        "4 channels": ["--latent-channels", 4],
-        "16 channels": ["--latent-channels", 16]}
+        PER_FRAME: ["--vae-width", TrainConfig.vae_width // 2]}
 
 
 @torch.no_grad()
