@@ -56,12 +56,15 @@ def lost_to_noise(vae, video, deviation=0.3):
 
 def draw(study):
     """The Frechet distance of samples against each number of the VAE, a dot for each run and seed."""
-    figure, panels = plots.panels(3, width=4)
-    for panel, metric in zip(panels, ("psnr", "noise", "smooth")):
-        for colour, run in zip(plots.COLOURS, study.runs()):
-            for x, y in zip(study.cells(run, metric), study.cells(run, "frechet")):
-                panel.plot(x[0], y[0], "o", color=colour, label=run)
-        panel.set(xlabel=metric, title="Frechet distance of samples")
+    figure, panels = plots.panels(4, width=3.2)
+    for colour, run in zip(plots.COLOURS, study.runs()):
+        numbers = {metric: [cell[0] for cell in study.cells(run, metric)] for metric in ("psnr", "noise", "smooth")}
+        numbers["smooth x noise"] = [a * b for a, b in zip(numbers["smooth"], numbers["noise"])]
+        for panel, (metric, values) in zip(panels, numbers.items()):
+            panel.plot(values, [cell[0] for cell in study.cells(run, "frechet")], "o", color=colour, label=run)
+            panel.set(xlabel=metric, title="Frechet distance of samples")
+            panel.ticklabel_format(axis="x", scilimits=(-2, 3))
+            panel.locator_params("x", nbins=5)
     panels[0].legend(fontsize=7)
     plots.save(figure, plots.PICTURES / "compressor.png")
 
