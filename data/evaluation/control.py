@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data.clips.files import make_folder, write_clip
 from data.clips.folder import load_data
-from data.clips.moving_mnist import KEYS, draw_keys, with_keys
+from data.clips.moving_mnist import KEYS, draw_keys
 from data.evaluation.intervals import interval, share
 from data.evaluation.judge import Judge, grey
 from data.evaluation.long_video import partner
