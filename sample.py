@@ -9,7 +9,7 @@
     python3 sample.py --connect a.npy b.npy --prompt 5 --frames 48 what happens between two clips
     python3 sample.py --loop --prompt 5 --frames 48                ends where it began
     python3 sample.py --edit clip.npy --strength 0.6 --prompt 8    another content, the same motion
-    python3 sample.py --prompt "3, 8 at 60"                        a prompt that changes on the way
+    python3 sample.py --prompt "3, 8 at 60" --guidance 6           a prompt that changes on the way
     python3 sample.py --play --prompt 5                            a world to play in, in this terminal
     python3 sample.py --score                                      numbers, beside those of real clips
 
@@ -180,7 +180,7 @@ def write_video(vae, latents, skip, frames, writer, show):
     seen.check()
 
 
-def choose(args, job, clips):
+def choose(args, job, clips, strength):
     """Calls the use that the command line asks for."""
     if args.image:
         return from_picture(job, *clips, args.frames)
@@ -193,7 +193,7 @@ def choose(args, job, clips):
     if args.loop:
         return in_a_circle(job, args.frames)
     if args.edit:
-        return edited(job, *clips, args.strength or 0.6, args.frames)
+        return edited(job, *clips, strength, args.frames)
     return from_text(job, args.frames)
 
 
@@ -229,7 +229,7 @@ def main(argv=None):
     progress = Progress(models.dit, models.process, shown, job.sampling["steps"], strength, args.sampler)
     job.denoiser = progress, models.process             # progress calls models.dit, and counts
     with machine.autocast(args.device), progress:
-        latents, skip, frames = choose(args, job, clips)
+        latents, skip, frames = choose(args, job, clips, strength)
         check_room(args, config, size, windows[0], frames, scale)
         progress.frames = frames
         change = changes_at(job.caption, skip)

@@ -25,7 +25,7 @@ latent is a small video (B,C,F,h,w) of mean 0 and standard deviation 1; section 
 """
 import math
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 import torch
 import torch.nn as nn
@@ -115,7 +115,7 @@ class ResBlock(nn.Module):
 class Upsample(nn.ConvTranspose3d):
     """Doubles height and width, frame by frame: it needs no cache."""
 
-    def forward(self, x, cache=None):
+    def forward(self, x, cache=None):  # (B,c_in,F,h,w) -> (B,c_out,F,2h,2w)
         return super().forward(x)
 
 
@@ -176,15 +176,18 @@ class VideoVAE(nn.Module):
         """Returns the reconstruction, mean and log variance (eps: normal noise of their shape) and, if
         `move`, the mean (B,C,1,h,w) of the first 4 frames, rolled down and right by a pixel."""
         mean, log_var = self.moments(video)
-        moved = video[:, :, :TIME].roll((1, 1), dims=(3, 4))
-        moved_mean = self.moments(moved)[0] if move else None
+        moved_mean = None
+        if move:
+            moved = video[:, :, :TIME].roll((1, 1), dims=(3, 4))
+            moved_mean, _ = self.moments(moved)
         latent = mean + (0.5 * log_var).exp() * eps                 # a draw from q(latent | video)
         return self.decode((latent - self.mean) / self.std), mean, log_var, moved_mean
 
     @torch.no_grad()
     def measure(self, videos):
         """Sets the mean and standard deviation of each latent channel from a list of videos."""
-        latents = torch.cat([self.moments(video)[0].transpose(0, 1).flatten(1) for video in videos], 1)
+        means = [self.moments(video)[0] for video in videos]
+        latents = torch.cat([mean.transpose(0, 1).flatten(1) for mean in means], dim=1)     # (C,values)
         self.mean.copy_(latents.mean(1).view_as(self.mean))
         self.std.copy_(latents.std(1).view_as(self.std))
 
@@ -231,7 +234,7 @@ def unpatchify(tokens, p, F, h, w):
 
 def token_positions(frame_positions, rows, columns):
     """From positions of latent frames in time (B,F): positions of tokens (B,L,3), frame, row, column;
-    and distances (L,4) to the four walls, the picture's edges, which RoPE cannot tell."""
+    and distances (L,4) to the four walls, off which things bounce: RoPE, being relative, cannot tell."""
     cells = torch.arange(rows * columns, device=frame_positions.device)
     y, x = cells // columns, cells % columns
     walls = torch.stack([y, rows - 1 - y, x, columns - 1 - x], dim=-1)          # (rows·columns,4)
@@ -248,10 +251,10 @@ def sinusoid(x, dim, max_period):
 
 
 def rope_angles(positions, head_dim):
-    """Cosines and sines (B,L,1,head_dim/2) of the angles by which `rotate` turns pairs of channels.
+    """Cosines and sines (B,L,1,head_dim/2) of the angles by which `rotate` rotates pairs of channels.
     RoPE (eq. 15), but on three axes: about a quarter of the pairs rotates with f, three eighths
     with y and as many with x. Base 100, not 10,000: grids are small. In heads of 32 channels, the
-    fastest of the 6 pairs of y turns by 1 radian a patch, the slowest by 1 radian in 46."""
+    fastest of the 6 pairs of y rotates by 1 radian a patch, the slowest by 1 in 46 patches."""
     pairs = head_dim // 2
     n_space = 3 * pairs // 8
     n_time = pairs - 2 * n_space
@@ -267,7 +270,7 @@ def rope_angles(positions, head_dim):
 
 def rotate(x, rope):
     """Rotates the pairs (i, i + head_dim/2) of x (B,L,heads,head_dim) by their angles. A query and a
-    key are each turned in proportion to their positions, so their product depends only on the
+    key are each rotated in proportion to their positions, so their product depends only on the
     difference (RoPE eq. 16; its pairs are (2i, 2i+1): only the order of channels differs)."""
     # >>> part 2
     cos, sin = rope
@@ -281,19 +284,19 @@ def rotate(x, rope):
 # clean and noisy frames can stand in one clip: this is what all of section 8 builds on.
 
 def norm(x):
-    """LayerNorm over the last axis without learned scale and shift: adaLN supplies them."""
+    """LayerNorm over the last axis, with no learned scale and shift (they come from `modulate`)."""
     return nnf.layer_norm(x, x.shape[-1:])
 
 
 def modulate(x, shift, scale):
-    """adaLN: shifts and scales the output of `norm`."""
+    """adaLN: shifts and scales the output of `norm`; all are (B,L,D)."""
     return x * (1 + scale) + shift
 
 
 class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys (QK-norm, ViT-22B) and RoPE.
     Normalised vectors have the length sqrt(head_dim), so a logit q·k / sqrt(head_dim) is at most
-    that, 5.7 for 32 channels: too little to pick one of 300 keys. Each head learns a gain, first 2."""
+    that, 5.7 for 32 channels: little to pick one of 300 keys with. Each head learns a gain, first 2."""
 
     def __init__(self, dim, heads):
         super().__init__()
@@ -381,9 +384,8 @@ class DiT(nn.Module):
         """x (B,C,F,h,w) noisy latents, t (B,F) their levels / N -> predictions (B,C,F,h,w).
         caption: word ids (B,F,words), or (B,words), the same for all latent frames.
         positions (B,F): where each latent frame is in time. None: one after the other from 0."""
-        _, _, F, h, w = x.shape
         tokens = self.forward_tokens(*self.tokenise(x, t, caption, positions))
-        return unpatchify(tokens, self.p, F, h, w)
+        return unpatchify(tokens, self.p, *x.shape[2:])
 
     def tokenise(self, x, t, caption, positions=None):
         """Turns what `forward` takes into what `forward_tokens` takes."""
@@ -401,7 +403,6 @@ class DiT(nn.Module):
         """The transformer itself: tokens (B,L,C·p·p), in any order -> predictions (B,L,C·p·p).
         positions (B,L,3), walls (L,4): see `token_positions`; frame (L,): the latent frame of each
         token; t (B,F), caption (B,F,words): of each latent frame; lengths: see packed_attention."""
-        # RoPE is relative: it does not say where the walls are that things bounce off.
         walls = self.embed_walls(sinusoid(walls, 16, max_period=100).flatten(1))
         x = (self.embed_token(tokens) + walls).float()        # (B,L,D); float32 also under autocast
         # The sinusoids expect levels up to 1000, as in DiT; in [0,1] most would hardly change.
@@ -415,15 +416,17 @@ class DiT(nn.Module):
         return self.head(modulate(norm(x), shift, scale)).float()
 
     def forward_packed(self, clips):
-        """Optional: clips of any F, h, w in one sequence (Patch n' Pack, NaViT section 2.1).
-        clips: a list of (x, t, caption, positions), each as for `forward`, with B = 1 -> a list of
-        what `forward` would return."""
-        tokens, positions, walls, frame, t, caption = zip(*[self.tokenise(*clip) for clip in clips])
-        lengths = [len(part) for part in frame]
-        before = [0, *accumulate(part.shape[1] for part in t)]      # latent frames of the clips before
-        frame = torch.cat([part + n for part, n in zip(frame, before)])
-        tokens, positions, t, caption = (torch.cat(x, 1) for x in (tokens, positions, t, caption))
-        output = self.forward_tokens(tokens, positions, torch.cat(walls), frame, t, caption, lengths)
+        """Optional: clips of any F, h, w in one sequence (Patch n' Pack, NaViT section 2.1). From a list
+        of (x, t, caption, positions) as for `forward`, with B = 1: a list of what it would return."""
+        inputs = []
+        n_frames = 0                                    # latent frames of the clips before
+        for clip in clips:
+            tokens, positions, walls, frame, t, caption = self.tokenise(*clip)
+            inputs.append((tokens, positions, walls[None], frame[None] + n_frames, t, caption))
+            n_frames += t.shape[1]
+        tokens, positions, walls, frame, t, caption = [torch.cat(kind, dim=1) for kind in zip(*inputs)]
+        lengths = [clip_inputs[0].shape[1] for clip_inputs in inputs]
+        output = self.forward_tokens(tokens, positions, walls[0], frame[0], t, caption, lengths)
         return [unpatchify(out, self.p, *clip[0].shape[2:])
                 for out, clip in zip(output.split(lengths, dim=1), clips)]
 
@@ -595,11 +598,10 @@ def draw_windows(config, B, F, generator=None):
     """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
     both. A known first (last) frame may be an anchor, and show an earlier (later) moment than its
-    place says. `extend` uses one to remind the network how the video began: perhaps 500 latent frames
-    ago. No training clip reaches so far, so the network is told one distance, whatever is true:
-    with reach 96, an anchor is really 0 to 24 latent frames beyond its place, and always told as 24.
-    Returns, on the CPU: known (B,F) bool; positions (B,F), the time of each latent frame as told to
-    the network; frames (B,4F), the video frames to show, the window's first being 0."""
+    place says. `extend` uses one to remind the network how the video began, perhaps long ago. No clip
+    here reaches so far, so the network gets one distance, whatever is true: with reach 96, an anchor
+    is really 0 to 24 latent frames beyond its place, its position always 24. Returns, on the CPU: known
+    (B,F) bool; positions (B,F) in time; frames (B,4F), the video frames to show, from the window's 0 on."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
         return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()
 
@@ -614,10 +616,9 @@ def draw_windows(config, B, F, generator=None):
     source = positions.clone()                                      # where frames really are
     reach = config.reach // TIME
     for end, direction in ((0, -1), (F - 1, 1)):
-        share = config.anchors if reach > 0 else 0
-        is_anchor = known[:, end] & (torch.rand(B, generator=generator) < share)
-        source[is_anchor, end] += direction * whole(0, reach)[is_anchor]  # shown: 0 to 24 farther
-        positions[is_anchor, end] += direction * reach                    # told: always 24
+        is_anchor = known[:, end] & (torch.rand(B, generator=generator) < config.anchors)
+        source[is_anchor, end] += direction * whole(0, reach)[is_anchor]  # shown: 0 to reach farther
+        positions[is_anchor, end] += direction * reach                    # position: always reach
     frames = TIME * source[:, :, None] + torch.arange(TIME)         # (B,F,4)
     return known, positions, frames.flatten(1)
 
@@ -679,7 +680,7 @@ def newton_schulz(matrices, steps=5):
 
 class Muon(torch.optim.Optimizer):
     """Momentum, with every update made orthogonal (Jordan et al. 2024): all directions of a matrix
-    change about equally, and a few large ones cannot drown the rest. The RMS of a step is 0.2 lr,
+    change about equally, also those that a few large ones would hide. The RMS of a step is 0.2 lr,
     about AdamW's (Liu et al. 2025: 0.2 to 0.4). Kernels are flattened to (outputs, all else)."""
 
     def __init__(self, params, lr, momentum=0.95):
@@ -779,25 +780,24 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
     made = past.shape[2]                                            # so far, past included
     while True:
         recent = recent[:, :, max(recent.shape[2] - context, 0):]
-        known, n_recent = recent, recent.shape[2]
+        given, n_recent = recent, recent.shape[2]
         positions = torch.arange(window, device=past.device)
         shown = positions + made - n_recent                    # which frames of the video these are
         if anchor and made > n_recent:
             # For example window 4, context 2, made 10: instead of frames 8 9 10 11 at positions
             # 0 1 2 3, the window shows 0 8 9 10 at positions -anchor 1 2 3; 10 is new.
-            known = torch.cat([first, recent], dim=2)
+            given = torch.cat([first, recent], dim=2)
             shown = torch.cat([shown.new_zeros(1), shown[:-1]])
             positions[0] = -anchor                              # the others stay 1, 2, ...
-        n = known.shape[2]
-        B, C, _, h, w = known.shape
-        latent = torch.cat([known, known.new_zeros(B, C, window - n, h, w)], dim=2)
-        is_known = torch.arange(window, device=past.device) < n
-        words = caption
+        B, C, n, h, w = given.shape
+        latent = torch.cat([given, given.new_zeros(B, C, window - n, h, w)], dim=2)
+        known = torch.arange(window, device=past.device) < n
+        captions = caption
         if caption.ndim == 3:
-            words = caption[:, shown.clamp(max=caption.shape[1] - 1)]           # (B,window,words)
+            captions = caption[:, shown.clamp(max=caption.shape[1] - 1)]        # (B,window,words)
         if backward:  # the window stays reversed: only positions tell the network what comes first
             positions = -positions
-        new = generate(model, process, latent, is_known, words, positions, **sampling)[:, :, n:]
+        new = generate(model, process, latent, known, captions, positions, **sampling)[:, :, n:]
         yield new
         first = new[:, :, :1] if made == 0 else first
         recent = torch.cat([recent, new], dim=2)

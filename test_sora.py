@@ -1115,11 +1115,11 @@ def test_packed_loss_is_that_of_each_shape():
     loss, errors = packed_loss(dit.forward_packed, ODD, groups)
     for error, group in zip(errors, groups):
         alone, each = diffusion_loss(dit, ODD, **dict(zip(ORDER, group)))
-        close(error, each, "errors of a shape, packed with another and alone", 1e-3, 1e-3)
-        close(packed_loss(dit.forward_packed, ODD, [group])[0], alone, "the loss of one shape", 1e-3)
-    count = unknown_pixels(groups)
+        close(error, each, "errors of a shape, packed with another and alone", 2e-6, 2e-6)
+        close(packed_loss(dit.forward_packed, ODD, [group])[0], alone, "the loss of one shape", 2e-6)
+    count = sum(unknown_pixels(known, x0) for x0, _, known, *_ in groups)
     parts = [packed_loss(dit.forward_packed, ODD, [group], count)[0] for group in groups]
-    close(sum(parts), loss, "parts of a batch, with count = its unknown latent pixels, add up", 1e-3)
+    close(sum(parts), loss, "parts of a batch, with count = its unknown latent pixels, add up", 2e-6)
 
 
 # --- 7. training: the optimisers ------------------------------------------------------------------

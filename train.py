@@ -13,6 +13,7 @@ import data  # first of all: it sets how the threads of torch wait
 
 import argparse
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from numpy.random import SeedSequence
@@ -26,9 +27,10 @@ from data.runtime.config import ClipConfig
 from data.runtime.errors import run_script
 from data.runtime.writing import only_one
 from data.training import growth
+from data.training.kept import replacing_run
 from data.training.loop import obeying_signals, save, steps_to_do, together
-from data.training.packed import packed_loss
-from data.training.start import begin, replacing_run, start
+from data.training.packed import packed_loss, unknown_pixels
+from data.training.start import begin, start
 from sora import SPACE, TIME, Config, diffusion_loss, draw_noise, draw_windows, option, vae_loss
 
 
@@ -137,18 +139,28 @@ def train_dit(run):
         groups = [draw_group(run, step, shape) for shape in range(len(run.mix))]
         for i, n in run.parts:
             loss, levels = dit_loss(run, model, groups, i, n)
-            (loss * run.world).backward()                           # a share of the batch's: undoes DDP's mean
+            (loss * run.world).backward()                           # it is a share already: undoes DDP's mean
             run.log.add(1 / n, loss=loss * n)
             for level in levels:
                 run.log.add_levels(*level)
         update(run, run.dit, step / c.steps, (c.lr, c.muon))
-        decay = min(c.ema, (step + 1) / (step + 10))                # rises: forget the first weights soon
+        decay = min(c.ema, (step + 1) / (step + 10))                # rises, so that the first weights fade
         with torch.no_grad():
             torch._foreach_lerp_(averages, weights, 1 - decay)
 
 
+class Group(NamedTuple):
+    """The clips of one shape in a step, and all that is random about them."""
+    video: torch.Tensor         # (B,channels,T,H,W)
+    caption: torch.Tensor       # (B,words) or (B,F,words)
+    known: torch.Tensor         # (B,F) bool
+    positions: torch.Tensor     # (B,F) in time
+    t: torch.Tensor             # (B,F)
+    eps: torch.Tensor           # (B,C,F,h,w)
+
+
 def draw_group(run, step, which):
-    """The clips run.mix[which] of a step, and all that is random about them."""
+    """Draws the Group of a step that is of the shape run.mix[which]."""
     source, n = run.mix[which]
     windows = rng(run, step, "windows", which)
     known, positions, frames = draw_windows(run.config, n, source.frames // TIME, windows)
@@ -158,33 +170,31 @@ def draw_group(run, step, which):
     known, positions = known.to(run.device), positions.to(run.device)
     t, eps, caption = draw_noise(run.process, run.config, latent_shape(run.config, video), known, caption,
                                  rng(run, step, "noise", which, run.device))
-    return video, caption, known, positions, t, eps
+    return Group(video, caption, known, positions, t, eps)
 
 
 def dit_loss(run, model, groups, i, n):
     """The loss of every n-th clip from the i-th on, as its share of the whole batch's loss. Also, for
     each shape, the errors of the latent frames, their levels t / N and which are known, (B,F) each."""
-    clips = []
+    parts = [Group(*[x[i::n] for x in group]) for group in groups]
     with machine.autocast(run.device):
-        for video, *rest in groups:
-            with torch.no_grad():
-                latent = run.vae.encode(video[i::n])
-            clips.append((latent, *[x[i::n] for x in rest]))
+        with torch.no_grad():
+            latents = [run.vae.encode(part.video) for part in parts]
+        clips = [(latent, *part[1:]) for latent, part in zip(latents, parts)]
         if len(clips) == 1:
-            count = (~groups[0][2]).sum()                           # unknown frames of the whole batch
+            count = (~groups[0].known).sum()                        # unknown frames of the whole batch
             loss, error = diffusion_loss(model, run.process, *clips[0], count=count)
             errors = [error]
         else:
-            # shapes differ in size, so count unknown latent pixels
-            count = sum((~known).sum() * eps[0, 0, 0].numel() for _, _, known, _, _, eps in groups)
+            count = sum(unknown_pixels(group.known, group.eps) for group in groups)
             loss, errors = packed_loss(model, run.process, clips, count)
-    levels = [(error, t / run.process.N, known) for error, (_, _, known, _, t, _) in zip(errors, clips)]
+    levels = [(error, part.t / run.process.N, part.known) for error, part in zip(errors, parts)]
     return loss, levels
 
 
 def update(run, net, progress, rates):
-    """Clips the gradient and takes a step of every optimizer. Rates fall straight to 0,
-    and in the first 50 steps they are smaller still, to warm up."""
+    """Clips the gradient and takes a step of AdamW and, if the run has it, of Muon, in the order of
+    `rates`. These fall straight to 0, and in the first 50 steps they are smaller still, to warm up."""
     norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     run.log.add(1 / run.world, grad_norm=norm)
     factor = min(1, (run.step + 1) / 50) * (1 - progress)

@@ -161,7 +161,7 @@ PARTS = {
                "window, again and again.",
         hint="Keep `recent` (what the next window may see), `made` (how many frames there are) and "
              "`first`, the video's first frame, whoever made it. Call generate(model, process, "
-             "latent, is_known, words, positions, **sampling). If anchor is not 0, show "
+             "latent, known, captions, positions, **sampling). If anchor is not 0, show "
              "`first` whenever made > the number of context frames shown, also in the first window and with "
              "context 0; it comes on top of the `context` frames. Hand a caption (B,words) on as it is; of "
              "one for each frame hand on those of the frames shown, by their numbers in the video. "

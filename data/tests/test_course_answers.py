@@ -163,7 +163,7 @@ def test_right_answers_written_otherwise_get_all_points(part):
 
 SMALL_CHANGES = [  # (part, what stands in sora.py, what is as good)
     (4, "gate2 = modulation.chunk(6, dim=-1)", "gate2 = [part.float() for part in modulation.chunk(6, dim=-1)]"),
-    (12, "words, positions, **sampling)", "words, positions if anchor or backward else None, **sampling)"),
+    (12, "captions, positions, **sampling)", "captions, positions if anchor or backward else None, **sampling)"),
 ]
 
 

@@ -15,7 +15,7 @@ from data.tests.conftest import RUN, assert_same_run, call, complaint
 from data.tests.test_faults import names_in
 from data.training import start as begins
 from data.training.log import HEAD, Log
-from data.training.start import FILES
+from data.training.kept import FILES
 from sora import InputError
 
 

@@ -69,6 +69,8 @@ def test_a_signal_to_the_process_saves_and_the_run_goes_on(tmp_path, quick, caps
     assert f"stopped at dit step {step} and saved; go on with --resume" in printed, f"got {printed!r}"
     assert "Traceback" not in errors, f"a traceback: {errors}"
     call(train.main, "--resume", "--out", tmp_path / "cut", "--device", "cpu")
+    command = load_checkpoint(tmp_path / "cut" / "sora.pt")["command"]
+    assert "--vae-steps 2" in command, f"a resumed checkpoint must keep the command that began it, got {command!r}"
     call(train.main, *flags, "--out", tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 

@@ -96,7 +96,7 @@ def save(run):
         dist.all_reduce(sums)
     if run.rank == 0:
         save_checkpoint(run.out / "sora.pt", config=asdict(run.config), words=run.words,
-                        command=" ".join(sys.argv), vae=run.vae.state_dict(), dit=run.dit.state_dict(),
+                        command=run.command, vae=run.vae.state_dict(), dit=run.dit.state_dict(),
                         ema=run.ema.state_dict(), stage=run.stage, step=run.step, seconds=run.seconds,
                         sums=sums, optimizers=[o.state_dict() for o in run.optimizers[run.stage]])
     run.saved = run.stage, run.step

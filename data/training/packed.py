@@ -31,9 +31,11 @@ def packed_loss(model, process, groups, count=None):
         error = (output - process.target(x0, eps, t)).square().mean((1, 3, 4))
         total = total + (error * ~known).sum() * x0.shape[3] * x0.shape[4]
         errors.append(error)
-    return total / (unknown_pixels(groups) if count is None else count), errors
+    if count is None:
+        count = sum(unknown_pixels(known, x0) for x0, _, known, *_ in groups)
+    return total / count, errors
 
 
-def unknown_pixels(groups):
-    """How many latent pixels of the clips are in unknown frames. groups: as for `packed_loss`."""
-    return sum((~known).sum() * x0.shape[3] * x0.shape[4] for x0, _, known, *_ in groups)
+def unknown_pixels(known, latent):
+    """How many latent pixels of clips (B,C,F,h,w) are in unknown frames; known (B,F)."""
+    return (~known).sum() * latent.shape[3] * latent.shape[4]

@@ -2,8 +2,8 @@
 import copy
 import logging
 import os
+import sys
 import warnings
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from data.runtime.checkpoints import (OWN, RESUMED, SHIPPED, config_of, load_che
 from data.runtime.config import ClipConfig, check, without_effect
 from data.runtime.memory import check_training
 from data.training import report
+from data.training.kept import FILES, aside, set_aside
 from data.training.log import Log
 from data.training.loop import save
 from data.training.packed import Packed
@@ -27,8 +28,6 @@ from sora import DiT, InputError, Muon, VideoVAE
 VAE_FIELDS = ("channels", "latent_channels", "vae_width")           # what a borrowed VAE decides
 TARGET_FIELDS = ("process", "prediction", "noise_steps")            # what a resumed run has to keep
 NET_FIELDS = (*VAE_FIELDS, "patch", "dim", "depth", "heads")        # what borrowed weights decide
-# of a run, sora.pt first: what a new one does not write over, and --overwrite puts aside
-FILES = ("sora.pt", "log.csv", "log.png", "growth.png", "preview.gif", "preview.png", "samples.gif", "samples.png")
 
 
 def start(args, presets):
@@ -76,7 +75,7 @@ def resume(args, preset, path):
     for name in ("vae", "dit", "ema"):
         load_weights(getattr(run, name), saved[name], path)
     run.stage, run.step, run.seconds = saved["stage"], saved["step"], saved["seconds"]
-    run.saved = run.stage, run.step
+    run.saved, run.command = (run.stage, run.step), saved["command"]
     if run.stage == "dit" and run.step >= args.until:
         raise InputError(f"--until {args.until}: {path} is at step {run.step} already; expected more")
     optimizers = run.optimizers[run.stage]
@@ -179,7 +178,7 @@ def build(args, config, known_words=None):
     vae, dit = VideoVAE(config).to(device), DiT(config, len(words)).to(device)
     out = Path(args.out)
     run = SimpleNamespace(
-        args=args, config=config, device=device, mix=mix, sources=sources, words=words, out=out, stop=0,
+        args=args, command=" ".join(sys.argv), config=config, device=device, mix=mix, sources=sources, words=words, out=out, stop=0,
         saved=None, expected=None, told_of_matplotlib=False,
         rank=rank, world=world, parts=[(i, parts) for i in range(rank, parts, world)],
         stage="vae", step=0, seconds=0.0, log=Log(out / "log.csv", device), report=None,
@@ -228,41 +227,6 @@ def make_optimizers(net, lr, muon_lr):
     if matrices:
         optimizers.append(Muon(matrices, muon_lr))
     return optimizers
-
-
-# --- where a run is kept --------------------------------------------------------------------------------
-
-def aside(path):
-    """What a file of an old run is called until the run that takes its place has saved."""
-    return path.with_name(f"{path.name}.old")
-
-
-@contextmanager
-def replacing_run(args):
-    """A block that starts a run and saves it once. With --overwrite, the files that `set_aside` renames
-    in it are lost at its end. If it fails, they come back; if it is killed, --resume finds no new run,
-    and does not take the old one for it."""
-    args.aside = []
-    try:
-        yield
-        for file in args.aside:
-            aside(file).unlink(missing_ok=True)
-    except BaseException:
-        for file in args.aside:
-            if aside(file).exists():
-                os.replace(aside(file), file)
-        raise
-
-
-def set_aside(args):
-    """Renames the files of an old run, the checkpoint first, and lists them in args.aside."""
-    args.aside = [Path(args.out) / name for name in FILES]
-    if args.aside[0].exists():
-        for file in args.aside:                                     # what was aside is older than this
-            aside(file).unlink(missing_ok=True)
-    for file in args.aside:
-        if file.is_file():
-            os.replace(file, aside(file))
 
 
 def begin(run):
