@@ -9,7 +9,7 @@
     python3 sample.py --connect a.npy b.npy --prompt 5 --frames 48 what happens between two clips
     python3 sample.py --loop --prompt 5 --frames 48                ends where it began
     python3 sample.py --edit clip.npy --strength 0.6 --prompt 8    another content, the same motion
-    python3 sample.py --prompt "3, 8 at 60" --guidance 6           a prompt that changes on the way
+    python3 sample.py --prompt "3, 8 at 60" --guidance 10          a prompt that changes on the way
     python3 sample.py --play --prompt 5                            a world to play in, in this terminal
     python3 sample.py --score                                      numbers, beside those of real clips
 
