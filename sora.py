@@ -19,7 +19,7 @@ One letter for each axis:
     D width of the transformer                  p edge of a patch in latent pixels
 Noise levels t run from 0 (clean) to N (only noise; the DDPM paper says T), integers, or reals in SiT.
 A sampler goes from t to s, the next lower one. The network is given t / N, in [0,1]. A "known" latent
-frame is given to it clean; what it predicts there is not used. Papers: README.md. "# >>> part 1": see data/course.
+frame is given to it clean; its prediction is not used. Papers: README.md. "# >>> part 1": data/course.
 In a hurry? Read sections 4 (the transformer), 5 (DDPM), `diffusion_loss` in 7, `generate` in 8. A
 latent is a small video (B,C,F,h,w) of mean 0 and standard deviation 1; section 3 makes its tokens.
 """

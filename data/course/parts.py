@@ -206,7 +206,7 @@ OPEN = {
         hint="2 points each for the two; 6 for the checkpoint that was trained with your levels: "
              "its held-out loss with a level drawn for each frame, against that of data/weights/tiny.pt, all 6 "
              "at 3 % less, in proportion between (--init data/weights/tiny.pt --vae-steps 0 "
-             "--steps 200 --lr 7e-4 --muon 5e-3 made it 2.8 %). Train in a second copy, where all parts are there "
+             "--steps 200 --lr 7e-4 --muon 5e-3 made it 3.4 %). Train in a second copy, where all parts are there "
              "and draw_noise calls your draw_levels, and hand in its out/sora.pt as open/forcing.pt; in your "
              "own copy part 11 stays as it was.",
         minutes=240, points=10),
