@@ -14,8 +14,8 @@ from data.studies import kills
 from data.tests.conftest import RUN, assert_same_run, call, complaint
 from data.tests.test_faults import names_in
 from data.training import start as begins
-from data.training.log import HEAD, Log
 from data.training.kept import FILES
+from data.training.log import HEAD, Log
 from sora import InputError
 
 

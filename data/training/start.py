@@ -75,7 +75,8 @@ def resume(args, preset, path):
     for name in ("vae", "dit", "ema"):
         load_weights(getattr(run, name), saved[name], path)
     run.stage, run.step, run.seconds = saved["stage"], saved["step"], saved["seconds"]
-    run.saved, run.command = (run.stage, run.step), saved["command"]
+    run.saved = run.stage, run.step
+    run.command = saved["command"]                                  # what began it, not --resume
     if run.stage == "dit" and run.step >= args.until:
         raise InputError(f"--until {args.until}: {path} is at step {run.step} already; expected more")
     optimizers = run.optimizers[run.stage]
@@ -178,8 +179,8 @@ def build(args, config, known_words=None):
     vae, dit = VideoVAE(config).to(device), DiT(config, len(words)).to(device)
     out = Path(args.out)
     run = SimpleNamespace(
-        args=args, command=" ".join(sys.argv), config=config, device=device, mix=mix, sources=sources, words=words, out=out, stop=0,
-        saved=None, expected=None, told_of_matplotlib=False,
+        args=args, config=config, device=device, mix=mix, sources=sources, words=words, out=out, stop=0,
+        command=" ".join(sys.argv), saved=None, expected=None, told_of_matplotlib=False,
         rank=rank, world=world, parts=[(i, parts) for i in range(rank, parts, world)],
         stage="vae", step=0, seconds=0.0, log=Log(out / "log.csv", device), report=None,
         process=make_process(config, device),
