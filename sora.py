@@ -172,16 +172,14 @@ class VideoVAE(nn.Module):
         x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)                      # (B,channels,F,dt,H/4,dy,W/4,dx)
         return x.reshape(B, -1, TIME * F, 4 * rows, 4 * columns)    # (B,channels,T,H,W)
 
-    def forward(self, video, eps, move=False):
-        """Returns the reconstruction, mean and log variance (eps: normal noise of their shape) and, if
-        `move`, the mean (B,C,1,h,w) of the first 4 frames, rolled down and right by a pixel."""
+    def forward(self, video, eps, shift=(0, 0)):
+        """Returns the reconstruction, mean and log variance (eps: normal noise of their shape).
+        shift: how many pixels down and right the latent is moved before it is decoded."""
         mean, log_var = self.moments(video)
-        moved_mean = None
-        if move:
-            moved = video[:, :, :TIME].roll((1, 1), dims=(3, 4))
-            moved_mean, _ = self.moments(moved)
         latent = mean + (0.5 * log_var).exp() * eps                 # a draw from q(latent | video)
-        return self.decode((latent - self.mean) / self.std), mean, log_var, moved_mean
+        if any(shift):
+            latent = fourier_shift(latent, (shift[0] / SPACE, shift[1] / SPACE))
+        return self.decode((latent - self.mean) / self.std), mean, log_var
 
     @torch.no_grad()
     def measure(self, videos):
@@ -192,19 +190,23 @@ class VideoVAE(nn.Module):
         self.std.copy_(latents.std(1).view_as(self.std))
 
 
-def vae_loss(vae, video, eps, kl_weight, move_weight):
+def fourier_shift(x, shift):
+    """Moves x (B,C,F,h,w) down and right by shift, two numbers, whole or not, around the edges."""
+    turns = torch.fft.fftfreq(x.shape[3], device=x.device)[:, None] * shift[0]          # (h,1)
+    turns = turns + torch.fft.rfftfreq(x.shape[4], device=x.device) * shift[1]          # (h,w/2+1)
+    factors = torch.polar(torch.ones_like(turns), -2 * math.pi * turns)   # the shift theorem
+    return torch.fft.irfft2(torch.fft.rfft2(x) * factors, s=x.shape[3:])
+
+
+def vae_loss(vae, video, eps, kl_weight, shift=(0, 0)):
     """Returns loss, error, KL. Loss: squared error + kl_weight x KL(q || N(0,1)), means over pixels and
     over latent values; 2V / P times the negative ELBO, up to a constant (decoder: a Gaussian of variance
-    V; P pixels, n latent values; kl_weight = 2V n / P). Optional: + move_weight x KL(q of the moved
-    frames || q), after Sinha & Dieng (2021): what changes little if a digit moves is easy to generate."""
-    reconstruction, mean, log_var, moved_mean = vae(video, eps, move_weight > 0)
-    error = (reconstruction - video).square().mean()
+    V; P pixels, n latent values; kl_weight = 2V n / P). With a shift, the moved latent is to give the
+    moved video: latents that move as things do are easy to generate (after EQ-VAE)."""
+    reconstruction, mean, log_var = vae(video, eps, shift)
+    error = (reconstruction - video.roll(shift, dims=(3, 4))).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
-    loss = error + kl_weight * kl
-    if move_weight > 0:  # KL of two Gaussians whose variances are taken as equal
-        moved = (moved_mean - mean[:, :, :1]).square() / log_var[:, :, :1].exp()
-        loss = loss + move_weight * 0.5 * moved.mean()
-    return loss, error, kl
+    return error + kl_weight * kl, error, kl
 
 
 # --------------------------------------------------------------------------------------------------
@@ -333,8 +335,7 @@ class DiTBlock(nn.Module):
     def forward(self, x, condition, frame, rope, lengths=None):
         """x (B,L,D); condition (B,F,D): of latent frames; frame (L,): which one a token is in."""
         # >>> part 4
-        modulation = self.modulation(nnf.silu(condition)).float()               # (B,F,6D)
-        modulation = modulation.index_select(1, frame)                          # (B,L,6D)
+        modulation = self.modulation(nnf.silu(condition)).float().index_select(1, frame)  # (B,L,6D)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
         x = x + gate1 * self.attention(modulate(norm(x), shift1, scale1), rope, lengths)
         x = x + gate2 * self.mlp(modulate(norm(x), shift2, scale2))
@@ -667,9 +668,9 @@ def newton_schulz(matrices, steps=5):
         return newton_schulz(matrices.mT, steps).mT
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)        # singular values <= 1 now
-    square = x @ x.mT                                                          # (n,rows,rows)
+    square = x @ x.mT                               # (n,rows,rows); x x^T after the steps so far
     identity = torch.eye(square.shape[1], device=x.device)
-    product = identity                              # of the steps so far; square is x x^T after them
+    product = identity                              # of the steps so far
     for _ in range(steps):
         step = a * identity + b * square + c * (square @ square)
         product = step @ product
@@ -744,8 +745,7 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
     step = getattr(process, sampler or process.samplers[0])
     levels = process.schedule(steps, strength, latent.device)       # at most steps + 1
     # >>> part 11
-    unknown = ~known.expand(B, F)
-    levels = levels[:, None, None] * unknown                        # (levels,B,F), 0 where known
+    levels = levels[:, None, None] * ~known.expand(B, F)            # (levels,B,F), 0 where known
     x = randn(latent)                                               # noise
     if strength < 1:
         x = process.q_sample(latent, levels[0], x)

@@ -28,8 +28,8 @@ from data.runtime.checkpoints import make_process
 from data.training.packed import packed_loss, unknown_pixels
 from data.training.start import make_optimizers
 from sora import (DDPM, Attention, CausalConv3d, Config, DiT, InputError, Muon, ResBlock, SiT, VideoVAE,
-                  connect, diffusion_loss, draw_noise, draw_windows, extend, generate, guided, loop,
-                  newton_schulz, patchify, per_frame, rope_angles, rotate, sinusoid, take, token_positions,
+                  connect, diffusion_loss, draw_noise, draw_windows, extend, fourier_shift, generate, guided,
+                  loop, newton_schulz, patchify, per_frame, rope_angles, rotate, sinusoid, take, token_positions,
                   unpatchify, vae_loss)
 
 MINI = Config(vae_width=8, dim=48, depth=2, heads=2, latent_channels=4)
@@ -362,18 +362,38 @@ def test_vae_draws_from_its_posterior():
     vae.std *= 3
     decode, eps = vae.decode, torch.randn(2, 4, 2, 2, 2).abs() + 0.1
     vae.decode = lambda latent: drawn.append(latent) or decode(latent)
-    copy, mean, log_var, moved_mean = vae(video, eps, move=True)
+    copy, mean, log_var = vae(video, eps)
     same(copy, decode(drawn[0]), "the copy is the decoded draw")
     latent = drawn[0] * vae.std + vae.mean                          # `decode` undoes the normalisation
     close((latent - mean) / eps, log_var.exp().sqrt(), "the draw deviates by eps x the wrong deviation: "
           "exp(0.5 log_var) is the deviation, exp(log_var) the variance; 0: no noise is drawn", 1e-3, 1e-4)
     for got, expected in zip((mean, log_var), vae.moments(video)):
         same(got, expected, "mean and log variance are those of `moments`")
-    moved = torch.cat([video[:, :, :4, -1:], video[:, :, :4, :-1]], dim=3)
-    moved = torch.cat([moved[..., -1:], moved[..., :-1]], dim=4)
-    close(moved_mean, vae.moments(moved)[0], "the last value must be the mean for the first 4 frames, one pixel "
-                                             "further down and to the right")
-    assert vae(video, eps)[3] is None, "nothing is moved unless asked for: it takes a fifth of a step's time"
+
+
+def test_fourier_shift_moves():
+    """By whole numbers it is a roll; in between, a wave moves by a part of its length."""
+    x = torch.randn(2, 3, 2, 6, 8)
+    close(fourier_shift(x, (2, -3)), x.roll((2, -3), dims=(3, 4)), "a shift of 2 down and 3 to the left is a roll: "
+          "are height and width mixed up, or the sign?", 1e-4, 1e-5)
+    y, x = torch.arange(6.0)[:, None] / 6, torch.arange(8.0) / 8    # places, in turns of the slowest wave
+    wave = torch.cos(2 * math.pi * (y + 2 * x)).expand(1, 1, 1, 6, 8)
+    moved = torch.cos(2 * math.pi * ((y - 0.5 / 6) + 2 * (x - 0.25 / 8)))
+    close(fourier_shift(wave, (0.5, 0.25))[0, 0, 0], moved, "half a latent pixel down and a quarter to the right: "
+          "each frequency turns by -2 pi frequency x shift", 1e-4, 1e-5)
+
+
+def test_vae_moves_latents_in_pixels():
+    """With a shift, the decoder is given the drawn latent moved by shift / 8: a latent pixel has 8 pixels."""
+    vae, video, drawn = lively(VideoVAE(MINI)), torch.rand(2, 1, 4, 16, 32), []
+    decode, eps = vae.decode, torch.randn(2, 4, 1, 2, 4)
+    vae.decode = lambda latent: drawn.append(latent) or decode(latent)
+    for shift in ((0, 0), (8, 0), (0, 8), (3, 0)):
+        vae(video, eps, shift)
+    still, down, right, part = drawn
+    close(down, still.roll(1, dims=3), "8 pixels down are a latent pixel down", 1e-4, 1e-5)
+    close(right, still.roll(1, dims=4), "8 pixels to the right are a latent pixel to the right", 1e-4, 1e-5)
+    close(part, fourier_shift(still, (3 / 8, 0)), "3 pixels are 3/8 of a latent pixel", 1e-4, 1e-5)
 
 
 def test_log_variance_is_bounded():
@@ -387,26 +407,22 @@ def test_log_variance_is_bounded():
 def test_kl_is_that_of_torch():
     """And the loss is squared error + weights x KL, of a copy made with the noise that was handed in."""
     video, eps = torch.rand(2, 1, 8, 8, 8), torch.randn(2, 4, 2, 1, 1)
-    mean, log_var, moved_mean = *torch.randn(2, 2, 4, 2, 1, 1), torch.randn(2, 4, 1, 1, 1)
+    mean, log_var = torch.randn(2, 2, 4, 2, 1, 1)
     seen = []
 
-    def vae(video, eps, move):
-        seen.append((eps, move))
-        return video + 0.5, mean, log_var, moved_mean if move else None
+    def vae(video, eps, shift):
+        seen.append((eps, shift))
+        return video.roll(shift, dims=(3, 4)) + 0.5, mean, log_var
 
-    loss, error, kl = vae_loss(vae, video, eps, kl_weight=0.1, move_weight=0.01)
-    still = Normal(mean, log_var.exp().sqrt())
-    first, moved = [Normal(m[:, :, :1], log_var[:, :, :1].exp().sqrt()) for m in (mean, moved_mean)]
-    expected = kl_divergence(still, Normal(0.0, 1.0)).mean()
+    loss, error, kl = vae_loss(vae, video, eps, kl_weight=0.1)
+    expected = kl_divergence(Normal(mean, log_var.exp().sqrt()), Normal(0.0, 1.0)).mean()
     close(kl, expected, "KL(q || N(0,1)) = (mean^2 + variance - 1 - log variance) / 2: a wrong sign?")
     close(error, 0.25, "all pixels are off by 0.5: the mean squared error is 0.25")
-    close(loss, 0.25 + 0.1 * expected + 0.01 * kl_divergence(moved, first).mean(),
-          "loss = squared error + kl_weight x KL(q || N(0,1)) + move_weight x KL(q of the moved clip || q), which "
-          "is half the squared distance of the means over the variance")
+    close(loss, 0.25 + 0.1 * expected, "loss = squared error + kl_weight x KL(q || N(0,1))")
     same(seen[0][0], eps, "the noise that the VAE draws with is the one handed in")
-    plain, _, _ = vae_loss(vae, video, eps, kl_weight=0.1, move_weight=0)
-    close(plain, 0.25 + 0.1 * expected, "without move_weight: squared error + kl_weight x KL(q || N(0,1))")
-    assert [move for _, move in seen] == [True, False], "moved frames are encoded only where they have a weight"
+    _, error, _ = vae_loss(vae, video, eps, 0.1, shift=(2, 5))
+    close(error, 0.25, "a latent moved 2 pixels down and 5 to the right is compared with the video moved as far")
+    assert [shift for _, shift in seen] == [(0, 0), (2, 5)], "nothing moves unless asked for; then as far as asked"
 
 
 @pytest.mark.parametrize("T,H,W", [(6, 16, 16), (8, 12, 16), (8, 16, 20)])
@@ -1266,7 +1282,7 @@ def test_one_batch_can_be_overfitted(process):
     vae, errors = VideoVAE(replace(MINI, vae_width=16)), []
     optimizers = make_optimizers(vae, 4e-3, 0.01)
     for _ in range(60):
-        loss, error, _ = vae_loss(vae, video, torch.randn(2, 4, 2, 4, 4), 1e-4, 1e-3)
+        loss, error, _ = vae_loss(vae, video, torch.randn(2, 4, 2, 4, 4), 1e-4)
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()

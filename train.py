@@ -40,7 +40,7 @@ class TrainConfig(ClipConfig):
     vae_steps: int = option(2000, "training steps of the VAE (0, with --init only: it stays as it is)")
     vae_batch: int = option(8, "clips in a step of the VAE")
     vae_kl: float = option(1e-4, "weight of the KL term against the squared error")
-    vae_move: float = option(0.0, "weight of how much the posterior changes when a clip moves by a pixel")
+    vae_shift: float = option(0.0, "share of the VAE's steps in which moved latents are to give moved clips")
     vae_muon: float = option(6e-3, "learning rate of the VAE's kernels (Muon; 0: AdamW instead)")
     vae_lr: float = option(2e-3, "learning rate of the rest of the VAE (AdamW)")
     steps: int = option(600, "training steps of the transformer")
@@ -66,7 +66,7 @@ PRESETS = {
                            caption_drop_known=0.1),
 }
 EXPECTED = {"tiny": "at least 27 dB and 85 %"}                      # what it should end with
-PURPOSES = ("windows", "clips", "noise", "statistics")              # what random numbers are drawn for
+PURPOSES = ("windows", "clips", "noise", "statistics", "shift")     # what random numbers are drawn for
 
 
 def parse(argv=None):
@@ -113,22 +113,25 @@ def train_vae(run):
     """Stage 1: the VAE learns to reconstruct clips. Of several shapes, each takes its turn."""
     c, model = run.config, run.models["vae"]
     for step in steps_to_do(run, c.vae_steps):
-        video, eps = draw_clips(run, step)
+        video, eps, shift = draw_clips(run, step)
         for i, n in run.parts:
             with machine.autocast(run.device):
-                loss, error, kl = vae_loss(model, video[i::n], eps[i::n], c.vae_kl, c.vae_move)
+                loss, error, kl = vae_loss(model, video[i::n], eps[i::n], c.vae_kl, shift)
             (loss / run.args.accumulate).backward()                 # DDP divides by the processes
             run.log.add(1 / n, loss=loss, error=error, kl=kl)
         update(run, run.vae, step / c.vae_steps, (c.vae_lr, c.vae_muon))
 
 
 def draw_clips(run, step):
-    """The clips of a step of the VAE, and the noise of their latents."""
+    """The clips of a step of the VAE, the noise of their latents, and how many pixels it is moved."""
     source, _ = run.mix[step % len(run.mix)]
     video, _ = source.clips(run.config.vae_batch, rng(run, step, "clips"))
     eps = torch.randn(latent_shape(run.config, video), device=run.device,
                       generator=rng(run, step, "noise", device=run.device))
-    return video, eps
+    generator, shift = rng(run, step, "shift"), (0, 0)
+    if torch.rand((), generator=generator) < run.config.vae_shift:
+        shift = tuple(torch.randint(SPACE, (2,), generator=generator).tolist())
+    return video, eps, shift
 
 
 def train_dit(run):
@@ -211,9 +214,9 @@ def probe(run):
     if run.stage == "dit":
         groups = [draw_group(run, run.step, shape) for shape in range(len(run.mix))]
         return dit_loss(run, run.networks["dit"], groups, 0, n)[0]
-    video, eps = draw_clips(run, run.step)
+    video, eps, shift = draw_clips(run, run.step)
     with machine.autocast(run.device):
-        return vae_loss(run.vae, video[::n], eps[::n], run.config.vae_kl, run.config.vae_move)[0]
+        return vae_loss(run.vae, video[::n], eps[::n], run.config.vae_kl, shift)[0]
 
 
 def measure_latents(run):

@@ -29,8 +29,8 @@ class ClipConfig(Config):
     digit_size: int = option(20, "edge of a digit")
 
 
-LATER = ("rate", "vae_move")     # fields that older checkpoints do not have: what those did is the default
-SHARES = ("ema", "known", "anchors", "caption_drop", "caption_drop_known")     # in [0,1]
+LATER = ("rate", "vae_shift")     # fields that older checkpoints do not have: what those did is the default
+SHARES = ("ema", "vae_shift", "known", "anchors", "caption_drop", "caption_drop_known")     # in [0,1]
 LEAST = {"frames": 2 * TIME, "seed": 0, "reach": 0, "vae_steps": 0}            # other counts: 1
 MOST = {"seed": 2 ** 63 - 1, "rate": 1000, "digits": 100, "dim": 10 ** 8, "vae_width": 10 ** 8,
         "latent_channels": 10 ** 8} | {name: 1 for name in SHARES}              # of others 10^15
@@ -90,8 +90,8 @@ def without_effect(config, given, borrowed_vae=False):
         (config.anchors == 0, "reach", "--anchors is 0"),
         (config.reach == 0, "anchors", "--reach is 0"),
         (config.known == 0, "anchors reach caption_drop_known", "--known is 0"),
-        (config.vae_steps == 0, "vae_batch vae_kl vae_move vae_muon vae_lr", "--vae-steps is 0"),
-        (borrowed_vae, "vae_steps vae_batch vae_kl vae_move vae_muon vae_lr", "the VAE is another's"))
+        (config.vae_steps == 0, "vae_batch vae_kl vae_shift vae_muon vae_lr", "--vae-steps is 0"),
+        (borrowed_vae, "vae_steps vae_batch vae_kl vae_shift vae_muon vae_lr", "the VAE is another's"))
     found = {}
     for holds, names, why in cases:
         if holds:

@@ -59,7 +59,7 @@ def vae_step(run, step, lap):
     lap("data")
     for i, n in run.parts:
         with machine.autocast(run.device):
-            loss, _, _ = vae_loss(run.models["vae"], video[i::n], eps[i::n], c.vae_kl, c.vae_move)
+            loss, _, _ = vae_loss(run.models["vae"], video[i::n], eps[i::n], c.vae_kl)
         lap("forward")
         (loss / n).backward()
         lap("backward")

@@ -32,7 +32,7 @@ from train import TrainConfig
 
 WHOLE, PER_FRAME = "the preset, 8 channels", "per frame, 8 channels"
 RUNS = {WHOLE: [],
-        "move weight 0.005": ["--vae-move", 0.005],
+        "shifted latents": ["--vae-shift", 0.5],
         "AdamW for the VAE": ["--vae-muon", 0],
         PER_FRAME: ["--vae-width", TrainConfig.vae_width // 2]}
 

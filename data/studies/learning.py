@@ -21,7 +21,7 @@ from data.runtime.arguments import Parser
 from data.runtime.checkpoints import load_checkpoint, load_models
 from data.runtime.errors import run_script
 from data.studies import plots, study
-from data.studies.measure import flops_of_a_clip, sample_numbers
+from data.studies.measure import flops_of_a_step, sample_numbers
 from sora import InputError
 
 HOUR = {"an hour at 100 GFLOP/s (two CPU cores)": 3600 * 1e11,
@@ -32,7 +32,7 @@ def measured(path, judge, n):
     """The numbers of a checkpoint: {metric: (value, low, high)}, with the operations of the transformer so far."""
     state, models = load_checkpoint(path), load_models(path, study.DEVICE)
     step = state["step"]
-    flops = float(step * state["config"]["batch"] * flops_of_a_clip(models.config))
+    flops = float(step * flops_of_a_step(models.config, state["config"]["batch"]))
     with machine.autocast(study.DEVICE):
         numbers = sample_numbers(models, judge, n)
     kept = {metric: numbers[metric] for metric in ("legibility", "frechet")}

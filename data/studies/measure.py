@@ -1,4 +1,6 @@
 """What several studies measure: samples, the held-out loss by noise level, and floating point operations."""
+from dataclasses import replace
+
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -6,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data.evaluation.judge import real_clips
 from data.evaluation.intervals import interval
 from data.evaluation.score import sample_clips
+from data.runtime.config import shapes_of
 from sora import DDPM, SPACE, TIME, DiT
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)      # where the loss is measured: t / N of DDPM
@@ -61,6 +64,13 @@ def estimate(process, dit, x, t, caption):
     if isinstance(process, DDPM):
         return process.predict(dit, x, t, caption)[0]
     return x - t[:, None, :, None, None] * dit(x, t, caption)       # SiT: x_t = x0 + t (eps - x0)
+
+
+def flops_of_a_step(config, batch):
+    """The operations of a training step of the transformer: of `batch` equal clips, or of those in --shapes."""
+    shapes = shapes_of(config) or [(config.frames, config.height, config.width, batch)]
+    return sum(n * flops_of_a_clip(replace(config, frames=max(frames, TIME), height=height, width=width))
+               for frames, height, width, n in shapes)
 
 
 def flops_of_a_clip(config):

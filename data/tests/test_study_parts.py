@@ -30,6 +30,15 @@ def test_counted_operations_are_six_a_weight_and_token_plus_attention(dim):
     assert 0.95 < counted / expected <= 1, f"{counted:.4g} counted, {expected:.4g} expected"
 
 
+def test_operations_of_a_step_of_several_shapes():
+    """Each shape's clip, times its clips in a step; an image counts as a latent frame."""
+    config = train.PRESETS["tiny"]
+    equal, image = [measure.flops_of_a_clip(replace(config, frames=frames)) for frames in (16, 4)]
+    assert measure.flops_of_a_step(config, 3) == 3 * equal, "without --shapes: batch equal clips"
+    got = measure.flops_of_a_step(replace(config, shapes="16x32x32:2 1x32x32:5"), 3)
+    assert got == 2 * equal + 5 * image, f"expected two clips and five images, {2 * equal + 5 * image:.4g}, got {got:.4g}"
+
+
 def test_a_frame_vae_has_the_shapes_of_the_video_vae_and_sees_one_frame_only():
     torch.manual_seed(0)
     vae = FrameVAE(replace(train.PRESETS["tiny"], vae_width=8, latent_channels=8)).eval()

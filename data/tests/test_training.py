@@ -174,6 +174,23 @@ def test_each_step_draws_numbers_of_its_own():
     assert first() == draws[0], "the same step draws other numbers the second time: it could not be resumed"
 
 
+def test_a_share_of_the_steps_moves_latents(tmp_path, quick, monkeypatch):
+    """--vae-shift 0.3: in 0.3 of the VAE's steps latents move by 0 to 7 pixels, either way; else not at all."""
+    def clips(n, generator):
+        return torch.zeros(n, 1, 4, 8, 8), None
+    run = SimpleNamespace(config=train.TrainConfig(vae_shift=0.3), stage="vae", device="cpu",
+                          mix=[(SimpleNamespace(clips=clips), 1)])
+    shifts = [train.draw_clips(run, step)[2] for step in range(1000)]
+    share = sum(any(shift) for shift in shifts) / len(shifts)
+    assert abs(share - 0.3 * 63 / 64) < 0.05, f"expected latents to move in 0.3 of the steps, got {share}"
+    for axis in (0, 1):
+        assert {shift[axis] for shift in shifts} == set(range(8)), f"axis {axis}: expected moves of 0 to 7 pixels"
+    losses = spy(monkeypatch, train, "vae_loss")
+    call(train.main, *RUN, "--vae-steps", 3, "--steps", 1, "--vae-shift", 1, "--out", tmp_path)
+    shifts = [args[4] for args, *_ in losses]
+    assert len(set(shifts)) > 1 and any(map(any, shifts)), f"each step hands its shift to the loss, got {shifts}"
+
+
 def test_the_last_samples_come_from_the_averaged_weights(trained, tmp_path, quick, monkeypatch):
     drawn, started = spy(monkeypatch, train.score, "pictures"), spy(monkeypatch, train, "start")
     monkeypatch.setattr(train, "preview", train_preview)

@@ -115,7 +115,7 @@ def step_flops(config, mix, n_words):
         def vae_step():
             clips = torch.empty(config.vae_batch, channels, T, H, W, device="meta")
             noise = torch.empty(config.vae_batch, *shape, device="meta")
-            vae_loss(vae, clips, noise, config.vae_kl, config.vae_move)[0].backward()
+            vae_loss(vae, clips, noise, config.vae_kl)[0].backward()
 
         def dit_step():
             with torch.no_grad():
