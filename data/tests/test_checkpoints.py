@@ -9,10 +9,12 @@ import torch
 
 import sample
 import train
+from data.evaluation.judge import real_clips
+from data.evaluation.score import through_vae
 from data.runtime import checkpoints
 from data.runtime.checkpoints import FIELDS, load_checkpoint, load_models, load_optimizer, save_checkpoint
 from data.tests.conftest import call, complaint, same, start
-from data.weights import ship
+from data.weights import polish, ship
 from sora import InputError
 
 
@@ -180,6 +182,22 @@ def test_shipped_weights_are_those_of_the_checkpoint(trained, tmp_path, capsys):
     torch.save(state | {"stage": "vae"}, tmp_path / "early.pt")
     said = complaint(capsys, ship.main, tmp_path / "early.pt", "--out", tmp_path / "x.pt")
     assert "stopped before the transformer" in said, f"got {said!r}"
+
+
+def test_polish_trains_the_decoder_alone(trained, tmp_path, capsys):
+    """Encoder, statistics and transformer stay bit for bit, so latents mean what they meant; copies get better."""
+    call(polish.main, trained / "sora.pt", "--steps", 30, "--out", tmp_path / "x.pt", "--device", "cpu")
+    old, new = load_checkpoint(trained / "sora.pt"), load_checkpoint(tmp_path / "x.pt")
+    for name, x in old["vae"].items():
+        decodes, moved = name.startswith(("decoder.", "to_pixels.")), not torch.equal(x, new["vae"][name])
+        assert moved == decodes, f"{name}: {'should' if decodes else 'should not'} have learned"
+    assert same(old["ema"], new["ema"]) and old["config"] == new["config"], "the transformer has changed"
+    video, _ = real_clips(load_models(trained / "sora.pt").config, "heldout", 16, seed=0)
+    before, after = [(through_vae(load_models(path).vae, video) - video).square().mean()
+                     for path in (trained / "sora.pt", tmp_path / "x.pt")]
+    assert after < 0.95 * before, f"copies: expected a smaller squared error than {before:.4f}, got {after:.4f}"
+    said = complaint(capsys, polish.main, trained / "sora.pt", "--steps", 0)
+    assert "--steps 0: expected 1 or more" in said, f"got {said!r}"
 
 
 def test_without_a_checkpoint_of_ones_own_the_shipped_one_is_taken(tmp_path, monkeypatch):
