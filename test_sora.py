@@ -405,7 +405,7 @@ def test_log_variance_is_bounded():
 
 
 def test_kl_is_that_of_torch():
-    """And the loss is squared error + weights x KL, of a copy made with the noise that was handed in."""
+    """And the loss is squared error + kl_weight x KL, of a copy made with the noise that was handed in."""
     video, eps = torch.rand(2, 1, 8, 8, 8), torch.randn(2, 4, 2, 1, 1)
     mean, log_var = torch.randn(2, 2, 4, 2, 1, 1)
     seen = []

@@ -125,7 +125,7 @@ def train_vae(run):
 
 
 def draw_clips(run, step):
-    """The clips of a step of the VAE, the noise of their latents, and how many pixels it is moved."""
+    """The clips of a step of the VAE, the noise of their latents, and how many pixels these are moved."""
     source, _ = run.mix[step % len(run.mix)]
     video, _ = source.clips(run.config.vae_batch, rng(run, step, "clips"))
     eps = torch.randn(latent_shape(run.config, video), device=run.device,

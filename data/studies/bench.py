@@ -52,14 +52,11 @@ class Stopwatch:
 def vae_step(run, step, lap):
     """A step of train.train_vae."""
     c = run.config
-    source, _ = run.mix[step % len(run.mix)]
-    video, _ = source.clips(c.vae_batch, train.rng(run, step, "clips"))
-    eps = torch.randn(train.latent_shape(c, video), device=run.device,
-                      generator=train.rng(run, step, "noise", device=run.device))
+    video, eps, shift = train.draw_clips(run, step)
     lap("data")
     for i, n in run.parts:
         with machine.autocast(run.device):
-            loss, _, _ = vae_loss(run.models["vae"], video[i::n], eps[i::n], c.vae_kl)
+            loss, _, _ = vae_loss(run.models["vae"], video[i::n], eps[i::n], c.vae_kl, shift)
         lap("forward")
         (loss / n).backward()
         lap("backward")

@@ -184,7 +184,7 @@ def test_shipped_weights_are_those_of_the_checkpoint(trained, tmp_path, capsys):
     assert "stopped before the transformer" in said, f"got {said!r}"
 
 
-def test_polish_trains_the_decoder_alone(trained, tmp_path, capsys):
+def test_polish_trains_the_decoder_alone(trained, tmp_path, capsys, monkeypatch):
     """Encoder, statistics and transformer stay bit for bit, so latents mean what they meant; copies get better."""
     call(polish.main, trained / "sora.pt", "--steps", 30, "--out", tmp_path / "x.pt", "--device", "cpu")
     old, new = load_checkpoint(trained / "sora.pt"), load_checkpoint(tmp_path / "x.pt")
@@ -198,6 +198,9 @@ def test_polish_trains_the_decoder_alone(trained, tmp_path, capsys):
     assert after < 0.95 * before, f"copies: expected a smaller squared error than {before:.4f}, got {after:.4f}"
     said = complaint(capsys, polish.main, trained / "sora.pt", "--steps", 0)
     assert "--steps 0: expected 1 or more" in said, f"got {said!r}"
+    monkeypatch.setattr(polish, "polish", lambda *args: pytest.fail("trained although --out cannot be written"))
+    said = complaint(capsys, polish.main, trained / "sora.pt", "--out", tmp_path / "x.pt" / "y.pt", "--device", "cpu")
+    assert "x.pt" in said, f"expected to hear which folder cannot be made, got {said!r}"
 
 
 def test_without_a_checkpoint_of_ones_own_the_shipped_one_is_taken(tmp_path, monkeypatch):

@@ -7,9 +7,12 @@ learns from the latents that the encoder gives, and nothing else. The rates fall
 """
 import data  # first of all: it sets how the threads of torch wait
 
+from pathlib import Path
+
 import torch
 from tqdm import trange
 
+from data.clips.files import make_folder
 from data.clips.folder import load_mix
 from data.runtime import machine
 from data.runtime.arguments import Parser
@@ -62,6 +65,7 @@ def main(argv=None):
     if args.steps < 1:
         raise InputError(f"--steps {args.steps}: expected 1 or more")
     machine.use_device(args.device)
+    make_folder(Path(args.out).parent)                              # refused now, not after the training
     state, models = load_checkpoint(args.ckpt), load_models(args.ckpt, args.device)
     mix, _, config = load_mix(config_of(state, TrainConfig, args.ckpt), args.device, state["words"])
     polish(models.vae.train().requires_grad_(True), mix, config, args.steps, args.device)
