@@ -38,7 +38,7 @@ from data.runtime.errors import run_script
 from data.runtime.writing import putting_in_place
 from data.sampling.flags import (check_flags, check_room, given_clips, least_window, parse, print_notes,
                                  score_path)
-from data.sampling.prompt import changes_at, word_ids
+from data.sampling.prompt import changes_at, detailed, says_places, word_ids
 from data.sampling.watch import Progress, Range, checked
 from sora import SPACE, TIME, InputError, connect, extend, generate, loop, take
 
@@ -49,7 +49,7 @@ from sora import SPACE, TIME, InputError, connect, extend, generate, loop, take
 
 def from_text(job, frames=None):
     """From nothing: windows that slide."""
-    windows = extend(*job.denoiser, job.empty, job.caption, *job.windows, **job.sampling)
+    windows = extend(*job.denoiser, job.empty, job.detailed, *job.windows, **job.sampling)
     last_change = changes_at(job.caption)                           # at this video frame; 0: there is none
     return windows, 0, frames or max(job.config.frames, 2 * last_change)
 
@@ -95,7 +95,7 @@ def in_a_circle(job, frames=None):
     if n <= room_of(job):
         raise InputError(f"--frames {n * TIME}: a loop needs more than the {room_of(job) * TIME} frames "
                          "that lead back to its beginning")
-    circle = loop(*job.denoiser, job.empty, n, job.caption, *job.windows, **job.sampling)
+    circle = loop(*job.denoiser, job.empty, n, job.detailed, *job.windows, **job.sampling)
     return iter([circle, circle]), n * TIME, noting_change(frames, n * TIME)
 
 
@@ -138,18 +138,23 @@ def room_of(job):
 
 # --- what they share ------------------------------------------------------------------------------------
 
-def make_job(models, prompt, n=1, seed=0, size=None, windows=None, unseen=0, **sampling):
+def make_job(models, prompt, n=1, seed=0, size=None, windows=None, unseen=0, places="", **sampling):
     """What all uses share: models, caption ids, windows, an empty latent, and how to sample.
 
     size: (H,W) in pixels; windows: (window, context, anchor) of `extend`; both left out: as in training.
     unseen: video frames left out at the start, which the times of a prompt do not count.
+    places: see `detailed`, whose captions are for videos that begin with nothing.
     """
     config, device = models.config, models.vae.mean.device
     height, width = size or (config.height, config.width)
     sampling = dict(steps=config.sample_steps, guidance=config.guidance if prompt else 1.0) | sampling
+    caption = word_ids(prompt, models.words, n, device, unseen)
+    windows, detail = windows or window_of(config), caption
+    if prompt and says_places(config, (height, width)):
+        detail = detailed(caption, config, (height, width), windows[0], range(seed, seed + n), places)
     return SimpleNamespace(
         models=models, denoiser=(models.dit, models.process), config=config,
-        windows=windows or window_of(config), caption=word_ids(prompt, models.words, n, device, unseen),
+        windows=windows, caption=caption, detailed=detail,
         empty=torch.zeros(n, config.latent_channels, 0, height // SPACE, width // SPACE, device=device),
         sampling=sampling | dict(randn=machine.seeded_noise(range(seed, seed + n), device)))
 
@@ -224,7 +229,7 @@ def main(argv=None):
     scale = args.scale or max(round(128 / size[1]), 1)
     check_room(args, config, size, windows[0], shown, scale)
     unseen = TIME - 1 if args.image else 0
-    job = make_job(models, args.prompt, args.n or 1, args.seed, size, windows, unseen, **options)
+    job = make_job(models, args.prompt, args.n or 1, args.seed, size, windows, unseen, args.places, **options)
     strength = (args.strength or 0.6) if args.edit else 1.0
     progress = Progress(models.dit, models.process, shown, job.sampling["steps"], strength, args.sampler)
     job.denoiser = progress, models.process             # progress calls models.dit, and counts

@@ -20,8 +20,6 @@ One letter for each axis:
 Noise levels t run from 0 (clean) to N (only noise; the DDPM paper says T), integers, or reals in SiT.
 A sampler goes from t to s, the next lower one. The network is given t / N, in [0,1]. A "known" latent
 frame is given to it clean; its prediction is not used. Papers: README.md. "# >>> part 1": data/course.
-In a hurry? Read sections 4 (the transformer), 5 (DDPM), `diffusion_loss` in 7, `generate` in 8. A
-latent is a small video (B,C,F,h,w) of mean 0 and standard deviation 1; section 3 makes its tokens.
 """
 import math
 from dataclasses import dataclass, field
@@ -32,6 +30,7 @@ import torch.nn as nn
 import torch.nn.functional as nnf  # F is the number of latent frames
 
 TIME, SPACE = 4, 8  # a latent pixel stands for 4 video frames of 8 x 8 pixels
+PLACE = 10 ** 6     # a word id may say where: id + PLACE x (1 + 1000 y + x), in pixels
 
 
 class InputError(ValueError):
@@ -64,6 +63,7 @@ class Config:
     reach: int = option(96, "how far away anchors are said to be, in video frames, a multiple of 4")
     caption_drop: float = option(0.1, "share of captions dropped where no frame is known")
     caption_drop_known: float = option(0.5, "the same where frames are known")
+    placed: float = option(0.0, "share of captions that say where things are (see `nearness`)")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -112,16 +112,9 @@ class ResBlock(nn.Module):
         return x + self.conv2(nnf.silu(channel_norm(y)))
 
 
-class Upsample(nn.ConvTranspose3d):
-    """Doubles height and width, frame by frame: it needs no cache."""
-
-    def forward(self, x, cache=None):  # (B,c_in,F,h,w) -> (B,c_out,F,2h,2w)
-        return super().forward(x)
-
-
 class VideoVAE(nn.Module):
     """Video (B,channels,T,H,W) in [-1,1] <-> latent (B,C,T/4,H/8,W/8), normalised to mean 0 and
-    standard deviation 1 in each channel, by statistics that are saved with the weights."""
+    standard deviation 1 in each channel, by statistics that are measured after training (train.py)."""
 
     def __init__(self, config):
         super().__init__()
@@ -135,7 +128,7 @@ class VideoVAE(nn.Module):
         self.decoder = nn.ModuleList([
             CausalConv3d(config.latent_channels, deep, (2, 3, 3)),              # (B,deep,F,h,w)
             ResBlock(deep, time=2),
-            Upsample(deep, width, (1, 2, 2), stride=(1, 2, 2)),                # (B,width,F,H/4,W/4)
+            nn.ConvTranspose3d(deep, width, (1, 2, 2), stride=(1, 2, 2)),       # (B,width,F,H/4,W/4)
             ResBlock(width, time=2)])
         self.to_pixels = CausalConv3d(width, channels * TIME * 4 * 4, (1, 3, 3))
         self.to(memory_format=torch.channels_last_3d)  # convolutions are faster in this layout
@@ -143,7 +136,7 @@ class VideoVAE(nn.Module):
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1, 1))
 
     def muon_parameters(self):
-        """What Muon (section 7) trains: kernels (out,in,...); not Upsample's, (in,out,...)."""
+        """What Muon (section 7) trains: kernels (out,in,...); ConvTranspose3d's are (in,out,...)."""
         return [layer.weight for layer in self.modules() if isinstance(layer, CausalConv3d)]
 
     def moments(self, video):
@@ -163,8 +156,8 @@ class VideoVAE(nn.Module):
     def decode(self, latent, cache=None):
         """Latent (B,C,F,h,w) -> video (B,channels,4F,8h,8w) in [-1,1]; cache: see CausalConv3d."""
         x = (latent * self.std + self.mean).contiguous(memory_format=torch.channels_last_3d)
-        for layer in self.decoder:
-            x = layer(x, cache)
+        for layer in self.decoder:  # ConvTranspose3d doubles h and w, frame by frame: no cache
+            x = layer(x) if isinstance(layer, nn.ConvTranspose3d) else layer(x, cache)
         # Each place at 1/4 of the resolution holds 4 frames of 4 x 4 pixels, (dt,dy,dx).
         x = self.to_pixels(nnf.silu(channel_norm(x))).float().tanh()  # (B,channels·dt·dy·dx,F,H/4,W/4)
         B, _, F, rows, columns = x.shape
@@ -180,14 +173,6 @@ class VideoVAE(nn.Module):
         if any(shift):
             latent = fourier_shift(latent, (shift[0] / SPACE, shift[1] / SPACE))
         return self.decode((latent - self.mean) / self.std), mean, log_var
-
-    @torch.no_grad()
-    def measure(self, videos):
-        """Sets the mean and standard deviation of each latent channel from a list of videos."""
-        means = [self.moments(video)[0] for video in videos]
-        latents = torch.cat([mean.transpose(0, 1).flatten(1) for mean in means], dim=1)     # (C,values)
-        self.mean.copy_(latents.mean(1).view_as(self.mean))
-        self.std.copy_(latents.std(1).view_as(self.std))
 
 
 def fourier_shift(x, shift):
@@ -255,8 +240,8 @@ def sinusoid(x, dim, max_period):
 def rope_angles(positions, head_dim):
     """Cosines and sines (B,L,1,head_dim/2) of the angles by which `rotate` rotates pairs of channels.
     RoPE (eq. 15), but on three axes: about a quarter of the pairs rotates with f, three eighths
-    with y and as many with x. Base 100, not 10,000: grids are small. In heads of 32 channels, the
-    fastest of the 6 pairs of y rotates by 1 radian a patch, the slowest by 1 in 46 patches."""
+    with y and as many with x. Base 100, not 10,000: grids are small. In heads of 32 channels, of the 6
+    pairs of y the fastest rotates by 1 radian a patch, the slowest by 1 in 46 patches."""
     pairs = head_dim // 2
     n_space = 3 * pairs // 8
     n_time = pairs - 2 * n_space
@@ -346,7 +331,7 @@ class DiTBlock(nn.Module):
 class DiT(nn.Module):
     """Predicts what the process asks for (v, eps, x0 or a velocity) from noisy latents, conditioned
     on a noise level and a caption for each latent frame. A caption is a bag of words: ids from 1 to
-    n_words, and 0 for "no word". "3 7" and "7 3" are the same."""
+    n_words, and 0 for "no word". "3 7" and "7 3" are the same. A word may say where it is: see PLACE."""
 
     def __init__(self, config, n_words):
         super().__init__()
@@ -356,6 +341,7 @@ class DiT(nn.Module):
         self.embed_walls = nn.Linear(4 * 16, dim)            # 4 distances, 16 numbers each
         self.embed_level = nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.embed_word = nn.Embedding(n_words + 1, dim, padding_idx=0)
+        self.embed_place = nn.Embedding(n_words + 1, dim, padding_idx=0) if config.placed > 0 else None
         self.blocks = nn.ModuleList([DiTBlock(dim, config.heads) for _ in range(config.depth)])
         self.modulation = nn.Linear(dim, 2 * dim)
         self.head = nn.Linear(dim, token)
@@ -367,8 +353,10 @@ class DiT(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)       # as in DiT: keeps variances alike
                 nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.embed_word.weight, std=0.5)   # about as large as embed_level's output
-        nn.init.zeros_(self.embed_word.weight[0])           # "no word" adds nothing to a caption
+        for layer in self.modules():
+            if isinstance(layer, nn.Embedding):
+                nn.init.normal_(layer.weight, std=0.5)      # about as large as embed_level's output
+                nn.init.zeros_(layer.weight[0])             # "no word" adds nothing to a caption
         # >>> part 4
         for block in self.blocks:
             nn.init.zeros_(block.modulation.weight)         # adaLN-Zero: gates 0, blocks do nothing
@@ -406,9 +394,13 @@ class DiT(nn.Module):
         token; t (B,F), caption (B,F,words): of each latent frame; lengths: see packed_attention."""
         walls = self.embed_walls(sinusoid(walls, 16, max_period=100).flatten(1))
         x = (self.embed_token(tokens) + walls).float()        # (B,L,D); float32 also under autocast
+        if self.embed_place is not None:
+            near = nearness(caption // PLACE, positions, frame, self.p)             # (B,L,words)
+            words = self.embed_place(caption % PLACE)[:, frame]                     # (B,L,words,D)
+            x = x + torch.einsum("blw,blwd->bld", near, words)
         # The sinusoids expect levels up to 1000, as in DiT; in [0,1] most would hardly change.
         condition = self.embed_level(sinusoid(1000 * t, 256, max_period=10000))
-        condition = condition + self.embed_word(caption).sum(2)                 # (B,F,D)
+        condition = condition + self.embed_word(caption % PLACE).sum(2)         # (B,F,D)
         rope = rope_angles(positions, self.head_dim)
         for block in self.blocks:
             x = block(x, condition, frame, rope, lengths)
@@ -437,6 +429,17 @@ def packed_attention(q, k, v, lengths):
     `lengths` tokens each, end to end: tokens attend to those of their own clip only."""
     clips = zip(q.split(lengths, dim=2), k.split(lengths, dim=2), v.split(lengths, dim=2))
     return torch.cat([nnf.scaled_dot_product_attention(*clip) for clip in clips], dim=2)
+
+
+def nearness(place, positions, frame, p):
+    """Optional: how near tokens are to the places of words (B,F,words), in the same latent frame: a
+    Gaussian of the distance in latent pixels, (B,L,words). The rest: as for `DiT.forward_tokens`.
+    "3 7" is alike for all tokens, so each of two blobs in the noise may become either digit, and often
+    both the same. Captions that say where things are decide it (GLIGEN, Li et al. 2023)."""
+    place = place[:, frame] - 1                                     # -1 is nowhere: far away
+    where = torch.stack([place // 1000, place % 1000], dim=-1) / SPACE          # (B,L,words,2)
+    middles = (positions[:, :, None, 1:] + 0.5) * p                             # (B,L,1,2)
+    return (-(middles - where).square().sum(-1) / 2).exp()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -599,10 +602,10 @@ def draw_windows(config, B, F, generator=None):
     """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
     both. A known first (last) frame may be an anchor, and show an earlier (later) moment than its
-    place says. `extend` uses one to remind the network how the video began, perhaps long ago. No clip
-    here reaches so far, so the network gets one distance, whatever is true: with reach 96, an anchor
-    is really 0 to 24 latent frames beyond its place, its position always 24. Returns, on the CPU: known
-    (B,F) bool; positions (B,F) in time; frames (B,4F), the video frames to show, from the window's 0 on."""
+    place says: `extend` reminds the network with one how the video began, perhaps long ago. No clip
+    reaches so far, so with reach 96 an anchor is really 0 to 24 latent frames beyond its place, but its
+    position always 24. Returns, on the CPU: known (B,F) bool; positions (B,F) in time; frames (B,4F),
+    the video frames to show, counted from the window's first."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
         return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()
 
@@ -626,9 +629,8 @@ def draw_windows(config, B, F, generator=None):
 
 def draw_noise(process, config, shape, known, caption, generator=None):
     """The other random parts of a training step, on latents of `shape` (B,C,F,h,w).
-    Returns t (B,F), one level for the unknown frames of a clip, 0 for known ones; the noise eps; and
-    the caption, set to 0 (none) in some clips, more often if frames are known: they show already
-    what the caption says, and so the network learns to go on without one."""
+    Returns t (B,F), one level for the unknown frames of a clip, 0 for known ones; the noise eps; and the
+    caption, set to 0 (none) in some clips, more often if frames are known, which show what it says."""
     B, device = shape[0], known.device
     # >>> part 11
     t = torch.where(known, 0, process.draw_levels((B, 1), generator, device))   # (B,F)
@@ -659,10 +661,9 @@ def diffusion_loss(model, process, x0, caption, known, positions, t, eps, count=
 def newton_schulz(matrices, steps=5):
     """Makes matrices (n,rows,columns) nearly orthogonal (for Muon): U S V^T becomes about U V^T.
     A step x <- (a I + b x x^T + c (x x^T)^2) x keeps U and V, and maps a singular value s to
-    a s + b s^3 + c s^5. The coefficients (Jordan et al. 2024) make this steep at 0: small values grow
-    3.4-fold. The price: values do not converge to 1; those above 0.01 of the norm end in [0.68,
-    1.14] after 5 steps. A step multiplies x by a matrix (rows,rows) made from x x^T alone, so these
-    are multiplied first, then x, which may have many columns (bfloat16 is too coarse for this)."""
+    a s + b s^3 + c s^5. The coefficients (Jordan et al. 2024) make small values grow 3.4-fold; those
+    above 0.01 of the norm end in [0.68, 1.14], not at 1. A step multiplies x by a matrix (rows,rows):
+    these are multiplied first, then x, which may have many columns (bfloat16 is too coarse for this)."""
     # >>> part 13
     if matrices.shape[1] > matrices.shape[2]:                       # x x^T would be the larger square
         return newton_schulz(matrices.mT, steps).mT
@@ -709,8 +710,7 @@ class Muon(torch.optim.Optimizer):
 
 def guided(model, scale):
     """The model with classifier-free guidance: the caption's effect is made `scale` times as large
-    (Ho & Salimans, eq. 6; scale is 1 + their w). They guide eps; v, x0 and the velocity are affine
-    in eps for fixed x_t, so the same holds."""
+    (Ho & Salimans, eq. 6; scale = 1 + w). To guide v, x0 or a velocity, affine in eps, is the same."""
     # >>> part 10
     def guided_model(x, t, caption):
         captions = torch.cat([caption, torch.zeros_like(caption)])
@@ -838,13 +838,13 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 def loop(model, process, empty, frames, caption, window, context, anchor=0, **sampling):
     """Latents whose end leads back to their beginning, (B,C,frames,h,w): samples a window, or less
     of it so that `room` frames are left for the way back, which `connect` then fills.
-    The decoder looks back, so decode the loop twice in a row and keep the second half, which begins
-    with the end in view. empty: (B,C,0,h,w)."""
+    The decoder looks back: decode the loop twice in a row, keep the second half. empty: (B,C,0,h,w)."""
     room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once
     if frames <= room:
         raise InputError(f"loop of {frames} latent frames: expected more than {room}, the way back")
     windows = extend(model, process, empty, caption, window, context, **sampling)
     start = take(windows, min(window, frames - room))
     gap = frames - start.shape[2]
-    back = connect(model, process, start, start, gap, caption, window, context, anchor, **sampling)
+    last = caption if caption.ndim == 2 else caption[:, -1]
+    back = connect(model, process, start, start, gap, last, window, context, anchor, **sampling)
     return torch.cat([start, back], dim=2)

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import sora
 from data.clips.moving_mnist import MovingMNIST, load_digits, official_path, stochastic_path
 from data.runtime.checkpoints import make_process
+from data.training.loop import measure_latents
 from data.training.packed import packed_loss, unknown_pixels
 from data.training.start import make_optimizers
 from sora import (DDPM, Attention, CausalConv3d, Config, DiT, InputError, Muon, ResBlock, SiT, VideoVAE,
@@ -345,10 +346,10 @@ def test_latents_are_normalised_and_decode_inverts_that():
     vae = lively(VideoVAE(MINI))
     videos = [torch.rand(4, 1, 8, 16, 16) * 2 - k for k in range(3)]
     before = vae.decode(vae.moments(videos[0])[0])                  # mean 0 and std 1 so far
-    vae.measure(videos)
+    measure_latents(vae, videos)
     latent = torch.cat([vae.encode(video) for video in videos])
-    close(latent.mean((0, 2, 3, 4)), torch.zeros(4), "mean of each channel, after `measure`", atol=1e-4)
-    close(latent.std((0, 2, 3, 4)), torch.ones(4), "deviation of each channel, after `measure`", 1e-3)
+    close(latent.mean((0, 2, 3, 4)), torch.zeros(4), "mean of each channel, after `measure_latents`", atol=1e-4)
+    close(latent.std((0, 2, 3, 4)), torch.ones(4), "deviation of each channel, after `measure_latents`", 1e-3)
     close(vae.decode(vae.encode(videos[0])), before, "`decode` must undo what `encode` does to mean and std",
           1e-3, 1e-4)
     assert not vae.mean.requires_grad and not vae.std.requires_grad, "the statistics hold on to a graph"
@@ -658,10 +659,11 @@ def test_a_caption_is_a_bag_of_words():
 
 def test_packed_clips_do_not_see_each_other():
     """Clips of several sizes in one sequence give what each gives alone, outputs and gradients."""
-    dit, times = lively(DiT(replace(MINI, patch=2), 10)), torch.tensor([[-5, 1, 2]])
+    dit, times = lively(DiT(replace(MINI, patch=2, placed=0.5), 10)), torch.tensor([[-5, 1, 2]])
     clips = [(torch.randn(1, 4, F, h, w), torch.rand(1, F), torch.randint(1, 9, caption), *positions)
              for F, h, w, caption, positions in ((2, 4, 4, (1, 2), []), (1, 2, 6, (1, 1, 2), []),
                                                  (3, 4, 2, (1, 2), [times]), (2, 4, 4, (1, 2, 2), []))]
+    clips[1][2][:] = at(3, 6, 20)
     alone = [dit(*clip) for clip in clips]
     sum(out.square().sum() for out in alone).backward()
     gradients = [p.grad.clone() for p in dit.parameters()]
@@ -673,6 +675,49 @@ def test_packed_clips_do_not_see_each_other():
     sum(out.square().sum() for out in packed).backward()
     for p, expected in zip(dit.parameters(), gradients):
         close(p.grad, expected, "gradients of packed clips", 1e-3, 1e-2)
+
+
+def at(word, y, x):
+    """The id of a word that says it is at y, x."""
+    return word + sora.PLACE * (1 + 1000 * y + x)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_nearness_is_a_gaussian_of_the_distance(p):
+    """In latent pixels of 8: from the middle of a token to the place, in each latent frame to its own."""
+    places = torch.tensor([[[at(3, 12, 20), 3], [at(4, 0, 0), at(5, 7, 33)]]])            # (1,F=2,words=2)
+    rows, columns = 4 // p, 6 // p
+    positions, _ = token_positions(torch.tensor([[7, 8]]), rows, columns)
+    frame = torch.arange(2).repeat_interleave(rows * columns)
+    got = sora.nearness(places // sora.PLACE, positions, frame, p).view(2, rows, columns, 2)
+    for f, word, y, x in ((0, 0, 12, 20), (1, 0, 0, 0), (1, 1, 7, 33)):
+        for row in range(rows):
+            for column in range(columns):
+                far = ((row + 0.5) * 8 * p - y) ** 2 + ((column + 0.5) * 8 * p - x) ** 2
+                close(got[f, row, column, word], math.exp(-far / 64 / 2),
+                      f"frame {f}, word {word} at {y},{x}, token {row},{column}: expected exp(-d^2/2), d in units of 8")
+    close(got[0, ..., 1], torch.zeros(rows, columns), "a word without a place is near to no token")
+
+
+def test_places_are_added_where_they_are():
+    """The network adds the word's own embedding of places, as near as the token is; adaLN hears the bare word."""
+    dit = DiT(replace(MINI, placed=0.5), 10)
+    same(dit.embed_place.weight[0], torch.zeros(48), "no word is nowhere: row 0 of embed_place")
+    lively(dit)
+    x, t, _, _ = forward_args(1, 2)
+    bare = torch.tensor([[[3, 7], [3, 7]]])
+    plain, seen = dit(x, t, bare), []
+    dit.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    placed = bare.clone()
+    placed[0, 1, 1] = at(7, 12, 12)                                 # the middle of the token in row 1, column 1
+    changed(dit(x, t, placed), plain)
+    dit(x, t, bare)
+    near, far = seen[0][0], seen[1][0]                              # (1,L,D), what the first block gets
+    same(seen[0][1], seen[1][1], "the condition of adaLN: a word means the same with and without its place")
+    moved = (near - far)[0].unflatten(0, (2, *x.shape[3:]))         # (F,h,w,D)
+    same(moved[0], torch.zeros_like(moved[0]), "the other latent frame has no places")
+    close(moved[1, 1, 1], dit.embed_place.weight[7], "at the place itself, all of the embedding of word 7")
+    assert DiT(MINI, 10).embed_place is None, "without places in training there is nothing to learn of them"
 
 
 def test_sums_are_made_in_float32():
@@ -1290,7 +1335,7 @@ def test_one_batch_can_be_overfitted(process):
         errors.append(error.item())
     assert np.mean(errors[-5:]) < 0.3 * errors[0], \
         f"the VAE's error went from {errors[0]:.3f} to {errors[-1]:.3f}, expected below 30%"
-    vae.measure([video])
+    measure_latents(vae, [video])
     latent = vae.encode(video).detach().repeat(8, 1, 1, 1, 1)
     dit, process, losses = DiT(MINI, 10), make_process(replace(MINI, process=process)), []
     optimizers = make_optimizers(dit, 3e-3, 0.01)

@@ -169,7 +169,7 @@ def load_data(config, split, device="cpu", words=None):
     if config.data:
         return ClipFolder(config, split, device, words)
     return MovingMNIST(*load_digits(split, config.mnist), (config.height, config.width), config.digit_size,
-                       config.digits, config.frames, config.rule, config.channels, device)
+                       config.digits, config.frames, config.rule, config.channels, device, config.placed > 0)
 
 
 def load_sources(config, words):

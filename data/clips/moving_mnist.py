@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from data.clips.idx import FILES, read_idx
-from sora import TIME, InputError
+from sora import PLACE, TIME, InputError
 
 RULES = ("official", "stochastic", "steered")
 KEYS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1), "glide": (0, 0)}  # y, x; glide: no key
@@ -105,8 +105,24 @@ def with_keys(digits, keys):
 
 
 def digits_of(caption, n_digits):
-    """The digits' word ids (n, n_digits) in captions (n,words), or (n,F,words), where the first latent frame counts."""
-    return caption[:, 0, :n_digits] if caption.ndim == 3 else caption[:, :n_digits]
+    """The digits' word ids (n, n_digits), without their places, in captions (n,words), or (n,F,words), where the
+    first latent frame counts."""
+    caption = caption[:, 0] if caption.ndim == 3 else caption
+    return caption[:, :n_digits] % PLACE
+
+
+def with_places(caption, middles):
+    """Word ids (...) that say where: middles (...,2), y and x in pixels. See sora.PLACE."""
+    y, x = middles.long().clamp(0, 999).unbind(-1)
+    return caption + PLACE * (1 + 1000 * y + x)
+
+
+def keep_places(caption, share, generator=None):
+    """Captions (n,F,D) with places for training: a share of them keep those of the first latent frames, one to all."""
+    n, F, _ = caption.shape
+    kept = 1 + (torch.rand(n, 1, 1, generator=generator) * F).long()
+    kept[torch.rand(n, 1, 1, generator=generator) >= share] = 0
+    return torch.where((torch.arange(F)[:, None] < kept).to(caption.device), caption, caption % PLACE)
 
 
 def stochastic_path(position, velocity, redraw, free):
@@ -133,12 +149,13 @@ class MovingMNIST:
     """Clips of `n_digits` moving digits. `words` is the vocabulary; caption ids are word numbers from 1, 0 is no word.
 
     canvas (H,W) and digit_size in pixels; rule: one of RULES; images (n,28,28) uint8, labels (n,).
+    placed: captions, one for each latent frame, say where each digit is.
     """
     words = [str(digit) for digit in range(10)]
     usual = 10 ** 9  # frames of a clip, if one wants them
 
     def __init__(self, images, labels, canvas=(64, 64), digit_size=28, n_digits=2, frames=20, rule="official",
-                 channels=1, device="cpu"):
+                 channels=1, device="cpu", placed=False):
         if rule not in RULES:
             raise InputError(f"motion rule {rule!r}: expected one of {', '.join(RULES)}")
         if not 1 <= digit_size <= min(canvas):
@@ -148,7 +165,7 @@ class MovingMNIST:
             images = torch.nn.functional.interpolate(images, size=digit_size, mode="bilinear", antialias=True)
         self.images, self.labels = images[:, 0].to(device), torch.as_tensor(np.array(labels)).long()
         self.canvas, self.size, self.n_digits, self.frames, self.rule = canvas, digit_size, n_digits, frames, rule
-        self.channels, self.device = channels, device
+        self.channels, self.device, self.placed = channels, device, placed
         if rule == "steered":
             self.words = self.words + list(KEYS)
 
@@ -166,10 +183,17 @@ class MovingMNIST:
         if self.rule == "steered":
             keys = draw_keys(n, int(frames.max()) // TIME + 1, generator) if keys is None else keys
             caption = with_keys(caption, keys.gather(1, frames[:, ::TIME] // TIME))
+        paths = self.paths(n, generator, frames, keys)
+        if self.placed:
+            caption = with_places(caption[:, None], self.middles(paths))       # (n,F,D)
         to = lambda x: x.to(self.device, non_blocking=True)
         with torch.autocast(torch.device(self.device).type, enabled=False):    # pixels are exact, whoever asks
-            video = self.draw(self.images[to(which)], to(self.paths(n, generator, frames, keys)))
+            video = self.draw(self.images[to(which)], to(paths))
         return (video * 2 - 1).expand(-1, self.channels, -1, -1, -1), to(caption)
+
+    def middles(self, paths):
+        """The middles of digits in each latent frame (n,F,D,2) in pixels, from paths (n,T,D,2)."""
+        return torch.stack([four.float().mean(1) for four in paths.split(TIME, dim=1)], dim=1) + self.size / 2
 
     def shown(self, n, frames=None):
         """Which frames to show (n,T), counted from the earliest of each clip, where its world begins."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from data.clips.moving_mnist import digits_of
 from data.evaluation.intervals import interval
 from data.evaluation.judge import Judge, check_measurable, real_clips
 from data.evaluation.metrics import motion, squared_error
@@ -19,7 +20,7 @@ from data.runtime.checkpoints import default_ckpt, load_models
 from data.runtime.config import window_of
 from data.runtime.errors import run_script
 from data.runtime.machine import autocast, default_device, use_device
-from sora import TIME, InputError, extend, generate, loop, take
+from sora import PLACE, TIME, InputError, extend, generate, loop, take
 
 
 # --- loops --------------------------------------------------------------------------------------------
@@ -53,6 +54,8 @@ def loops(models, n, frames, window, context, anchor, seed, sampling):
     config, vae, dit, process, _ = models
     device = vae.mean.device
     caption = real_clips(config, "train", n, seed + 1)[1].to(device)
+    if caption.ndim == 3:                                           # places are those of one window
+        caption = torch.cat([caption, caption[:, -1:] % PLACE], dim=1)
     empty = blank_latent(config, n, 0, device)
     circle = loop(dit, process, empty, frames // TIME, caption, window, context, anchor,
                   randn=noise_of(seed, n, device), **sampling)
@@ -88,7 +91,7 @@ def middles(models, n, window, seed, sampling):
     latent = vae.encode(video.to(device))                           # (n,C,window,h,w)
     known = torch.zeros(window, dtype=torch.bool, device=device)
     known[0] = known[-1] = True
-    nothing = torch.zeros_like(caption, device=device)
+    nothing = torch.zeros(n, 1, dtype=torch.long, device=device)
     filled = generate(dit, process, latent, known, nothing, randn=noise_of(seed, n, device),
                       **sampling | dict(guidance=1.0))
     middle = slice(TIME, video.shape[2] - TIME)
@@ -110,7 +113,8 @@ def extensions(models, n, window, context, anchor, seed, sampling):
     config, vae, dit, process, _ = models
     config, half, device = replace(config, frames=window * TIME), max(window // 2, 1), vae.mean.device
     video, caption = real_clips(replace(config, frames=half * TIME), "heldout", n, seed)
-    given, words, judge, table = vae.encode(video.to(device)), caption.to(device), Judge(config), {}
+    given, judge, table = vae.encode(video.to(device)), Judge(config), {}
+    words = digits_of(caption, config.digits).to(device)
     for name in ("forward", "backward"):
         windows = extend(dit, process, given, words, window, context, anchor,
                          backward=name == "backward", randn=noise_of(seed, n, device), **sampling)

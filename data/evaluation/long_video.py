@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from data.clips.files import make_folder
+from data.clips.moving_mnist import digits_of
 from data.evaluation import plots
 from data.evaluation.judge import Judge, cells, check_measurable, grey, real_clips
 from data.evaluation.metrics import distance, motion
@@ -49,6 +50,7 @@ def long_clips(models, caption, seed, window, context, anchor, arm, sampling):
     sampling = dict(sampling, randn=noise_of(seed, B, device))
     empty = blank_latent(config, B, 0, device)
     first = next(extend(dit, process, empty, caption, window, context, **sampling))
+    caption = digits_of(caption, config.digits)                     # without places, if they had any
     if arm == "first":                                              # no caption, nothing to guide to
         caption, sampling = torch.zeros_like(caption), dict(sampling, guidance=1.0)
     later = extend(dit, process, first, caption, window, context, anchor, **sampling)
@@ -105,7 +107,7 @@ def measure(judge, video, caption, start):
     values["usual motion"] = usual_motion(judge.config, video)
     if judge.config.digits == 1:
         now, then = judge.handwriting(grey(video)), judge.handwriting(grey(start))
-        other = partner(caption)
+        other = partner(digits_of(caption, 1))
         alone = other == torch.arange(len(other))
         values["own"] = distance(now, then)
         values["other"] = distance(now, then[other]).masked_fill(alone, float("nan"))

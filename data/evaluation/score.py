@@ -19,7 +19,7 @@ from data.evaluation.metrics import change, psnr, squared_error, ssim
 from data.evaluation.referee import legibility, load_referee
 from data.evaluation.tables import show, write_table
 from data.runtime.machine import seeded_noise
-from sora import (SPACE, TIME, InputError, diffusion_loss, draw_noise, draw_windows, extend, generate,
+from sora import (PLACE, SPACE, TIME, InputError, diffusion_loss, draw_noise, draw_windows, extend, generate,
                   take)
 
 
@@ -197,7 +197,7 @@ def score(config, vae, dit, process, words, path, n=256, seed=0, mnist_test=None
     values, clips = measure(config, vae, dit, process, rows, sources["train"], path.with_suffix(".nearest.png"))
     show(f"{n} clips each", clips)
     guessed, words_of, prediction = measure_prediction(config, vae, dit, process, n, seed, published, sampling)
-    captions = {name: caption for name, (_, caption) in rows.items()}
+    captions = {name: caption % PLACE for name, (_, caption) in rows.items()}
     same = "height width frames channels digits digit_size rule data".split()   # what makes clips comparable
     write_table(path, {"command": " ".join(sys.argv), "data": [getattr(config, name) for name in same],
                        "n": n, "seed": seed, "mnist_test": mnist_test,
@@ -245,6 +245,6 @@ def measure_prediction(config, vae, dit, process, n, seed, published, sampling):
         error = squared_error(truth, guess) * truth[0, :, 0].numel()            # sum over a frame
         prediction[name] = {"error": interval(error)} | likeness(truth, guess)
         row = f"frames 11 to 20, {name}"
-        values[row], captions[row] = {"error": error, "ssim": ssim(truth, guess)}, caption
+        values[row], captions[row] = {"error": error, "ssim": ssim(truth, guess)}, caption % PLACE
     show("frames 11 to 20", prediction)
     return values, captions, prediction

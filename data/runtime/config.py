@@ -29,8 +29,8 @@ class ClipConfig(Config):
     digit_size: int = option(20, "edge of a digit")
 
 
-LATER = ("rate", "vae_shift")     # fields that older checkpoints do not have: what those did is the default
-SHARES = ("ema", "vae_shift", "known", "anchors", "caption_drop", "caption_drop_known")     # in [0,1]
+LATER = ("rate", "vae_shift", "placed")     # fields that older checkpoints do not have: what those did is the default
+SHARES = ("ema", "vae_shift", "known", "anchors", "caption_drop", "caption_drop_known", "placed")     # in [0,1]
 LEAST = {"frames": 2 * TIME, "seed": 0, "reach": 0, "vae_steps": 0}            # other counts: 1
 MOST = {"seed": 2 ** 63 - 1, "rate": 1000, "digits": 100, "dim": 10 ** 8, "vae_width": 10 ** 8,
         "latent_channels": 10 ** 8} | {name: 1 for name in SHARES}              # of others 10^15
@@ -53,6 +53,8 @@ def check(config):
         if value % step:
             raise InputError(f"{name} {value} is not a multiple of {step} ({why})")
     shapes_of(config)
+    if config.placed > 0 and config.rule == "steered":
+        raise InputError(f"placed {config.placed} with the rule steered: expected 0, as keys say where digits go")
     if config.dim < 8 * config.heads:
         raise InputError(f"dim {config.dim} with {config.heads} heads: expected at least 8 for each "
                          "head, because rotary positions have three axes")
@@ -83,7 +85,7 @@ def check_value(name, kind, value):
 def without_effect(config, given, borrowed_vae=False):
     """Of the fields `given`, those that have no effect beside the others: {name: because}."""
     cases = (
-        (config.data, "mnist rule digits digit_size", "clips come from --data"),
+        (config.data, "mnist rule digits digit_size placed", "clips come from --data"),
         (not config.data, "heldout stride rate cache", "there is no --data"),
         (config.shapes, "height width frames batch", "--shapes says it"),
         (config.process == "sit", "prediction noise_steps", "the process is sit"),

@@ -14,11 +14,11 @@ from data.runtime.config import ceil_div, trained_sizes
 from data.runtime.checkpoints import SHIPPED, STEERED, check_file, default_ckpt
 from data.runtime.memory import NUMBER, check_memory, clip_bytes
 from data.runtime.writing import check_disk
-from data.sampling.prompt import parts_of
+from data.sampling.prompt import parts_of, says_places
 from sora import SPACE, TIME, InputError
 
 # of each use, the flags that have no effect on it
-IGNORED = {"score": "out prompt frames size window context anchor fps scale".split(),
+IGNORED = {"score": "out prompt places frames size window context anchor fps scale".split(),
            "edit": "context anchor".split(), "play": "n window anchor".split()}
 
 
@@ -30,6 +30,8 @@ def parse(description, argv=None):
     add("--out", metavar="FILE", help=".gif, .mp4, .webm or .npy (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: any; '
                                      '"3, 8 at 60": another one from video frame 60 on')
+    add("--places", default="", metavar="'Y,X ...'", help='where each word of the prompt begins, in pixels, or its path '
+        'in the first window, "8,50>50,8", if training captions said so (as in training clips, drawn by the seed)')
     use = parser.add_argument_group("what to make").add_mutually_exclusive_group()
     use.add_argument("--image", metavar="FILE", help="begin with this picture")
     use.add_argument("--extend", metavar="CLIP", help="go on from a clip: video, .npy or folder of pictures")
@@ -102,6 +104,8 @@ def check_flags(args):
     others = args.extend_backward or args.connect or args.loop or args.edit
     if others and len(parts_of(args.prompt)) > 1:
         raise InputError(f"--prompt {args.prompt!r}: one that changes goes with text, --image and --extend")
+    if args.places and not args.score and (given or args.play or not args.prompt):
+        raise InputError(f"--places {args.places!r}: expected --prompt, and nothing given to begin with")
     if args.play:
         check_terminal(0, 0)
     machine.use_device(args.device)
@@ -159,6 +163,9 @@ def print_notes(args, config, size, fps):
         if abs(plays - fps) > 0.02 * fps:
             print(f"note: a .gif plays {plays:.3g} frames a second, not {fps:g}: it shows each for whole hundredths of "
                   "a second, at least two; .mp4 plays any rate")
+    if args.places and not says_places(config, size):
+        raise InputError(f"--places {args.places!r}: the captions of this model's training clips say no places; "
+                         "leave it out")
     words = max(len(words_in(part)) for part in parts_of(args.prompt))
     expected = config.digits + 1 if config.rule == "steered" else config.digits
     if words and not config.data and words != expected:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from data.clips import files, moving_mnist
-from data.clips.moving_mnist import MovingMNIST, load_digits
-from sora import InputError
+from data.clips.moving_mnist import MovingMNIST, digits_of, keep_places, load_digits, with_places
+from sora import PLACE, InputError
 
 
 @pytest.mark.parametrize("rule", ["official", "stochastic"])
@@ -58,6 +58,37 @@ def test_other_letters_than_digits_are_refused(tmp_path, labels, words):
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.array(labels, np.uint8))
     with pytest.raises(InputError, match=f"{words}.*expected some, of digits, which have labels 0 to 9"):
         load_digits("train", tmp_path)
+
+
+@pytest.mark.parametrize("rule", ["official", "stochastic"])
+def test_captions_say_where_digits_are(rule):
+    """In each latent frame the mean of the middles of its four frames; a still digit fills its own square."""
+    digit = np.full((1, 28, 28), 255, np.uint8)                                # all ink
+    data = MovingMNIST(digit, np.array([7]), (64, 48), 20, 1, 12, rule, placed=True)
+    plain = MovingMNIST(digit, np.array([7]), (64, 48), 20, 1, 12, rule)
+    video, caption = data.clips(6, torch.Generator().manual_seed(0))
+    same, words = plain.clips(6, torch.Generator().manual_seed(0))
+    assert torch.equal(video, same), "places must not change the clips"
+    assert caption.shape == (6, 3, 1), f"expected a caption for each latent frame, got {tuple(caption.shape)}"
+    assert torch.equal(digits_of(caption, 1), words) and (words == 8).all(), "digit 7 is word 8, with its place or not"
+    ink = (video[:, 0] + 1) / 2                                                # (n,T,H,W)
+    y = (ink.sum(3) * (torch.arange(64) + 0.5)).sum(2) / ink.sum((2, 3))       # the middle of the square
+    x = (ink.sum(2) * (torch.arange(48) + 0.5)).sum(2) / ink.sum((2, 3))
+    for got, middle in ((caption[..., 0] // PLACE - 1) // 1000, y), ((caption[..., 0] // PLACE - 1) % 1000, x):
+        off = (got - middle.unflatten(1, (3, 4)).mean(2)).abs().max()
+        assert off <= 1, f"a place is {off:.1f} pixels away from the middle of its digit: expected up to 1"
+
+
+def test_places_are_kept_in_the_first_latent_frames():
+    caption = with_places(torch.full((4000, 5, 2), 3), torch.full((4000, 5, 2, 2), 20.0))
+    kept = keep_places(caption, 0.75, torch.Generator().manual_seed(0))
+    has = kept != 3
+    assert torch.equal(kept[has], caption[has]) and (has[..., 0] == has[..., 1]).all(), "words of a clip go together"
+    assert (has[:, 1:] <= has[:, :-1]).all(), "places are kept from the first latent frame on, without a gap"
+    shares = torch.bincount(has[..., 0].sum(1), minlength=6) / 4000
+    expected = torch.tensor([0.25, 0.15, 0.15, 0.15, 0.15, 0.15])
+    assert (shares - expected).abs().max() < 0.03, (
+        f"clips with places in 0 to 5 latent frames: expected {expected.tolist()}, got {shares.tolist()}")
 
 
 def test_a_real_clip_can_be_written_to_a_file(tmp_path, monkeypatch, capsys):

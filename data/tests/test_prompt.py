@@ -1,9 +1,11 @@
 """Prompts that change on the way: which latent frame is told which words."""
 import pytest
+import torch
 
 import sample
 import sora
-from data.sampling.prompt import word_ids
+from data.runtime.config import ClipConfig
+from data.sampling.prompt import detailed, read_places, word_ids
 from data.tests.conftest import assert_near, close, complaint, spy
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -132,3 +134,66 @@ def test_a_prompt_that_changes_to_itself_changes_nothing(make):
     plain, same = make("--prompt", "3", "--frames", 40), make("--prompt", "3, 3 at 20", "--frames", 40)
     assert_near(same.video, plain.video, "\"3, 3 at 20\" against \"3\"")
     assert close(same.latent, plain.latent), "the latents of \"3, 3 at 20\" are not those of \"3\""
+
+
+# --- where things are ---------------------------------------------------------------------------------
+
+TWO = ClipConfig(digits=2, digit_size=28, height=64, width=64, frames=20, placed=0.9)
+
+
+def places_of(caption):
+    """y, x (...,2) of ids; -1, 999 where there is no place."""
+    place = caption // sora.PLACE - 1
+    return torch.stack([place // 1000, place % 1000], dim=-1)
+
+
+def test_a_short_prompt_becomes_a_detailed_caption():
+    caption = word_ids("3 7", DIGITS, 2, "cpu")
+    got = detailed(caption, TWO, (64, 80), 5, [4, 5])
+    assert got.shape == (2, 6, 2), f"5 latent frames with places and one without: got {tuple(got.shape)}"
+    assert torch.equal(got % sora.PLACE, caption[:, None].expand(-1, 6, -1)), "the words stay what they are"
+    where = places_of(got)
+    assert (where[:, 5] == torch.tensor([-1, 999])).all(), "after the window nothing says where digits are"
+    low, high = where[:, :5].amin((0, 1, 2)), where[:, :5].amax((0, 1, 2))
+    assert (low >= 14).all() and (high <= torch.tensor([50, 66])).all(), (
+        f"middles of 28-pixel digits on 64x80: expected 14 to 50 and 14 to 66, got {low.tolist()} to {high.tolist()}")
+    assert (where[:, 1:5] != where[:, :4]).any(), "digits of training clips move: so must the places"
+    alone = detailed(caption[:1], TWO, (64, 80), 5, [5])
+    assert torch.equal(alone[0], got[1]), "the seed of a video decides its places, alone or beside others"
+    assert not torch.equal(got[0], got[1]), "two seeds, the same places"
+
+
+def test_a_prompt_that_changes_keeps_its_times():
+    caption = word_ids("3, 8 at 12", DIGITS, 1, "cpu")
+    got = detailed(caption, TWO, (64, 64), 5, [0])[0, :, 0]
+    assert (got % sora.PLACE).tolist() == [4, 4, 4, 9, 9, 9], "the second word begins at latent frame 3"
+    assert (got[:5] >= sora.PLACE).all() and got[5] == 9, "places are for the first 5 latent frames"
+
+
+def test_places_of_the_command_line():
+    """A point is for the first latent frame; a path is run through evenly."""
+    got = read_places("16,40 8,50>40,10", 2, 5, (64, 64))
+    assert got[0, 0].tolist() == [16, 40] and got[1:, 0].isnan().all(), "16,40: the first latent frame only"
+    assert got[:, 1].tolist() == [[8, 50], [16, 40], [24, 30], [32, 20], [40, 10]], got[:, 1].tolist()
+    bent = read_places("0,0>10,0>10,20", 1, 5, (64, 64))[:, 0].tolist()
+    assert bent == [[0, 0], [5, 0], [10, 0], [10, 10], [10, 20]], bent
+    caption = detailed(word_ids("3 7", DIGITS, 1, "cpu"), TWO, (64, 64), 5, [0], "16,40 8,50>40,10")
+    where = places_of(caption)[0]
+    assert where[0].tolist() == [[16, 40], [8, 50]], f"the first latent frame: got {where[0].tolist()}"
+    assert where[1].tolist() == [[-1, 999], [16, 40]], f"a point is not for the second: got {where[1].tolist()}"
+
+
+@pytest.mark.parametrize("text,words", [
+    ("16,16", "for each of 2 words"), ("16 16", "expected y,x"), ("16,16 x,3", "expected y,x"),
+    ("16,16 3,-4", "expected y,x"), ("16,16 3,4>", "expected y,x"), ("16,16 64,3", "within 64x64")])
+def test_places_that_cannot_be(text, words):
+    with pytest.raises(sora.InputError, match=words):
+        read_places(text, 2, 5, (64, 64))
+
+
+@pytest.mark.parametrize("flags,words", [
+    (["--prompt", "5", "--places", "9,9"], "say no places"), (["--places", "9,9"], "expected --prompt"),
+    (["--prompt", "5", "--places", "9,9", "--extend", "x.npy"], "nothing given to begin with")])
+def test_places_without_use(ckpt, tmp_path, capsys, flags, words):
+    said = complaint(capsys, sample.main, "--ckpt", ckpt, "--out", tmp_path / "x.gif", *flags)
+    assert words in said and "9,9" in said, f"{flags}: got {said!r}"

@@ -14,6 +14,15 @@ from data.runtime.checkpoints import save_checkpoint
 from sora import InputError
 
 
+@torch.no_grad()
+def measure_latents(vae, videos):
+    """Sets the mean and standard deviation of each latent channel of a VAE from a list of videos."""
+    means = [vae.moments(video)[0].transpose(0, 1).flatten(1) for video in videos]
+    latents = torch.cat(means, dim=1)                               # (C,values)
+    vae.mean.copy_(latents.mean(1).view_as(vae.mean))
+    vae.std.copy_(latents.std(1).view_as(vae.std))
+
+
 def steps_to_do(run, total):
     """Yields the numbers of the steps that are left. After each: progress, log, checkpoint, Ctrl-C."""
     c, begin = run.config, time.monotonic() - run.seconds

@@ -27,7 +27,7 @@ from sora import DiT, InputError, Muon, VideoVAE
 
 VAE_FIELDS = ("channels", "latent_channels", "vae_width")           # what a borrowed VAE decides
 TARGET_FIELDS = ("process", "prediction", "noise_steps")            # what a resumed run has to keep
-NET_FIELDS = (*VAE_FIELDS, "patch", "dim", "depth", "heads")        # what borrowed weights decide
+NET_FIELDS = (*VAE_FIELDS, "patch", "dim", "depth", "heads", "placed")        # what borrowed weights decide
 
 
 def start(args, presets):
@@ -112,11 +112,12 @@ def start_from(args, preset, path):
 
 def with_new_words(weights, dit):
     """Weights of a transformer that knows only the first words of `dit`, with its embeddings of the others."""
-    name = "embed_word.weight"                                      # (words + 1, D), row 0 is no word
-    known, own = weights[name], dit.state_dict()[name]
-    if known.shape[1] != own.shape[1]:                              # load_weights says so
-        return weights
-    return {**weights, name: torch.cat([known, own[len(known):].to(known.dtype)])}
+    own = dit.state_dict()
+    for name in {"embed_word.weight", "embed_place.weight"} & weights.keys() & own.keys():
+        known = weights[name]                                       # (words + 1, D), row 0 is no word
+        if known.shape[1] == own[name].shape[1]:                    # else load_weights says so
+            weights = {**weights, name: torch.cat([known, own[name][len(known):].to(known.dtype)])}
+    return weights
 
 
 def start_with_vae(args, preset, path):

@@ -1,0 +1,120 @@
+"""Captions that say where things are, from training to sampling."""
+import pytest
+import torch
+
+import sample
+import sora
+import train
+from data.clips.moving_mnist import digits_of
+from data.evaluation import ends, long_video
+from data.runtime.checkpoints import load_models
+from data.studies import places, study
+from data.tests.conftest import RUN, call, complaint, spy
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory):
+    """A checkpoint of a miniature that was trained on such captions."""
+    out = tmp_path_factory.mktemp("placed")
+    call(train.main, *RUN, "--vae-steps", 2, "--steps", 2, "--digits", 2, "--placed", 0.5, "--out", out)
+    return str(out / "sora.pt")
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The captions that `extend` and `generate` get from now on: two lists of (args, keywords, result)."""
+    return spy(monkeypatch, sample, "extend"), spy(monkeypatch, sora, "generate")
+
+
+def has_places(caption):
+    return (caption >= sora.PLACE)
+
+
+def test_training_drops_some_places(tmp_path, monkeypatch):
+    """Some clips keep the places of the first latent frames, some have none; the words stay."""
+    seen = spy(monkeypatch, train, "draw_noise")
+    monkeypatch.setattr(train, "finish", lambda run: None)
+    call(train.main, *RUN, "--vae-steps", 1, "--steps", 4, "--batch", 32, "--digits", 2, "--placed", 0.5,
+         "--out", tmp_path / "out")
+    captions = torch.cat([args[4] for args, _, _ in seen])          # (n,F,2), before captions are dropped
+    counts = has_places(captions)[..., 0].sum(1)
+    assert set(counts.tolist()) == {0, 1, 2, 3, 4}, (
+        f"latent frames with places: expected 0 to 4, got {sorted(set(counts.tolist()))}")
+    assert ((captions % sora.PLACE - 1) < 10).all(), "a word beyond the digits: is the place in the way?"
+
+
+def test_text_gets_a_window_of_places(placed, told, tmp_path):
+    windows, _ = told
+    call(sample.main, "--ckpt", placed, "--prompt", "3 7", "--n", 2, "--frames", 24, "--out", tmp_path / "x.npy")
+    caption = windows[0][0][3]
+    assert caption.shape == (2, 5, 2), f"4 latent frames of a window and what comes then: got {tuple(caption.shape)}"
+    assert has_places(caption[:, :4]).all() and not has_places(caption[:, 4]).any(), (
+        "places belong to the first window: what comes later has to go on by itself")
+    assert (digits_of(caption, 2) == torch.tensor([4, 8])).all(), "the prompt's words"
+
+
+def test_places_can_be_given(placed, told, tmp_path):
+    windows, _ = told
+    call(sample.main, "--ckpt", placed, "--prompt", "3 7", "--places", "10,12 22,8>8,20", "--out", tmp_path / "x.npy")
+    place = windows[0][0][3][0] // sora.PLACE - 1                   # (F,words)
+    assert [divmod(p, 1000) for p in place[0].tolist()] == [(10, 12), (22, 8)], "the first latent frame"
+    assert place[1, 0] == -1, "a point is for the first latent frame only"
+    assert divmod(int(place[3, 1]), 1000) == (8, 20), "a path ends with the window"
+
+
+@pytest.mark.parametrize("use", ["--extend", "--edit", "--image", "--extend-backward"])
+def test_what_is_given_shows_its_places_itself(placed, told, monkeypatch, tmp_path, clip, use):
+    windows, single = told[0], spy(monkeypatch, sample, "generate")
+    call(sample.main, "--ckpt", placed, use, clip, "--resize", "--prompt", "3 7", "--out", tmp_path / "x.npy")
+    captions = [args[3] for args, _, _ in windows] + [args[4] for args, _, _ in single]
+    assert captions and not any(has_places(caption).any() for caption in captions), (
+        f"{use}: places that were drawn would contradict the clip")
+
+
+def test_a_loop_leads_back_without_places(placed, told, tmp_path):
+    call(sample.main, "--ckpt", placed, "--loop", "--prompt", "3 7", "--frames", 32, "--out", tmp_path / "x.npy")
+    captions = [args[4] for args, _, _ in told[1]]                  # a window each
+    assert has_places(captions[0]).all(), "the window that a loop begins with is told places"
+    assert not any(has_places(caption).any() for caption in captions[1:]), "the way back is not"
+
+
+def test_measurements_of_long_videos_go_on_without_places(placed, monkeypatch):
+    seen = spy(monkeypatch, sora, "generate")
+    models = load_models(placed, "cpu")
+    judge = long_video.Judge(models.config)
+    settings = dict(window=4, context=1, anchor=24, sampling=dict(steps=1, guidance=2.0))
+    list(long_video.drift(judge, models, 4, 32, 0, "throughout", "", settings))
+    captions = [args[4] for args, _, _ in seen]
+    assert has_places(captions[0]).all() and not any(has_places(caption).any() for caption in captions[1:]), (
+        "only the first window is told places: the last ones must not hold for all that follows")
+    seen.clear()
+    ends.loops(models, 2, 32, 4, 1, 24, 0, dict(steps=1, guidance=2.0))
+    captions = [args[4] for args, _, _ in seen]
+    assert has_places(captions[0]).all() and not has_places(captions[-1]).any(), "nor is the way back of a loop"
+
+
+def test_other_sizes_and_worlds(placed, capsys, tmp_path):
+    """Where digits have no room, none is drawn; keys say where things go already."""
+    call(sample.main, "--ckpt", placed, "--prompt", "3 7", "--size", "16x16", "--out", tmp_path / "x.npy")
+    said = complaint(capsys, train.main, *RUN, "--rule", "steered", "--placed", 0.5, "--out", tmp_path / "out")
+    assert "placed 0.5" in said and "expected 0" in said, said
+
+
+def test_the_study_counts_twins():
+    """Readings are sorted; clips that ask for one digit twice do not count."""
+    words = torch.tensor([[8, 4], [4, 8], [6, 6]])                  # 7 and 3, twice; 5 and 5
+    read = torch.tensor([[[3, 7], [3, 3], [7, 7]], [[5, 5], [3, 9], [7, 9]], [[5, 5], [5, 5], [5, 5]]])
+    both, twice = places.twins(read, words)
+    assert both.tolist() == [[1, 0, 0], [0, 0, 0]], f"3 7 is read in the first frame only: got {both.tolist()}"
+    assert twice.tolist() == [[0, 1, 1], [0, 0, 0]], f"3 3 and 7 7 are twins, 5 5 was not asked: got {twice.tolist()}"
+
+
+def test_the_study_tells_more_and_more(placed, ckpt, tmp_path, monkeypatch, capsys, few_references):
+    monkeypatch.setattr(study, "TABLES", tmp_path)
+    seen = spy(monkeypatch, places, "sample_clips")
+    call(places.main, "--ckpt", placed, "--n", 4, "--steps", 1)
+    counts = [has_places(args[4]).all(-1).sum(1).tolist() for args, _, _ in seen]
+    assert counts == [[frames] * 4 for frames in range(5)], f"latent frames with places: 0 to 4, got {counts}"
+    lines = (tmp_path / "places.csv").read_text().splitlines()
+    assert len(lines) == 1 + 5 * 4, f"5 rows of 4 numbers and a heading: got {len(lines)} lines"
+    assert "expected 2" in complaint(capsys, places.main, "--ckpt", ckpt, "--n", 4), "one digit, no places"
