@@ -172,7 +172,7 @@ def test_shipped_weights_are_those_of_the_checkpoint(trained, tmp_path, capsys):
     assert share < 0.4, f"expected less than 0.4 of the checkpoint's size, got {share:.2f}"
     whole, half = (load_models(name).dit for name in (trained / "sora.pt", path))
     for a, b in zip(whole.parameters(), half.parameters()):
-        assert torch.allclose(a, b, rtol=1e-3, atol=1e-6), "shipped weights are not the averaged ones"
+        assert torch.allclose(a, b, rtol=4e-3, atol=1e-6), "shipped weights are not the averaged ones"
     said = complaint(capsys, train.main, "--resume", "--out", tmp_path)
     assert "--init" in said, f"no optimizers to go on with: expected to hear of --init, got {said!r}"
     run = start("--init", path, "--vae-steps", 0, "--out", tmp_path / "run")

@@ -14,7 +14,8 @@ from sora import InputError
 
 
 def main(argv=None):
-    """Averaged weights only, once, as float16."""
+    """Averaged weights only, once: the VAE's as float16, the transformer's, most of the file, as bfloat16, whose
+    fewer digits compress better (a repository keeps every copy)."""
     parser = Parser(__doc__)
     parser.add_argument("ckpt", help="whose averaged weights to take")
     parser.add_argument("--out", default="out/ship.pt", help="(out/ship.pt)")
@@ -24,7 +25,7 @@ def main(argv=None):
         raise InputError(f"{args.ckpt}: training stopped before the transformer; go on with "
                          "`python3 train.py --resume`")
     vae = {name: x.half() for name, x in state["vae"].items()}
-    ema = {name: x.half() for name, x in state["ema"].items()}
+    ema = {name: x.bfloat16() for name, x in state["ema"].items()}
     kept = {name: state[name] for name in ("config", "words", "command", "stage", "step")}
     save_checkpoint(args.out, **kept, vae=vae, dit=ema, ema=ema)
     millions = sum(x.numel() for x in [*vae.values(), *ema.values()]) / 1e6
