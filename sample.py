@@ -38,7 +38,7 @@ from data.runtime.errors import run_script
 from data.runtime.writing import putting_in_place
 from data.sampling.flags import (check_flags, check_room, given_clips, least_window, parse, print_notes,
                                  score_path)
-from data.sampling.prompt import changes_at, detailed, says_places, word_ids
+from data.sampling.prompt import changes_at, detailed, why_no_places, word_ids
 from data.sampling.watch import Progress, Range, checked
 from sora import SPACE, TIME, InputError, connect, extend, generate, loop, take
 
@@ -49,7 +49,7 @@ from sora import SPACE, TIME, InputError, connect, extend, generate, loop, take
 
 def from_text(job, frames=None):
     """From nothing: windows that slide."""
-    windows = extend(*job.denoiser, job.empty, job.detailed, *job.windows, **job.sampling)
+    windows = extend(*job.denoiser, job.empty, told_where(job), *job.windows, **job.sampling)
     last_change = changes_at(job.caption)                           # at this video frame; 0: there is none
     return windows, 0, frames or max(job.config.frames, 2 * last_change)
 
@@ -95,7 +95,7 @@ def in_a_circle(job, frames=None):
     if n <= room_of(job):
         raise InputError(f"--frames {n * TIME}: a loop needs more than the {room_of(job) * TIME} frames "
                          "that lead back to its beginning")
-    circle = loop(*job.denoiser, job.empty, n, job.detailed, *job.windows, **job.sampling)
+    circle = loop(*job.denoiser, job.empty, n, told_where(job), *job.windows, **job.sampling)
     return iter([circle, circle]), n * TIME, noting_change(frames, n * TIME)
 
 
@@ -114,6 +114,14 @@ def edited(job, clip, strength, frames=None):
 def encode(job, clip):
     """Latent (n,C,F,h,w) of a clip (1,channels,T,H,W), once for each of the clips to make."""
     return job.models.vae.encode(clip).expand(len(job.caption), -1, -1, -1, -1)
+
+
+def told_where(job):
+    """The caption of a video that begins with nothing; in its first window it says where things are, if the
+    captions of training clips did."""
+    if job.places is None or why_no_places(job.config, job.size):
+        return job.caption
+    return detailed(job.caption, job.config, job.size, job.windows[0], job.seeds, job.places)
 
 
 def require_more(frames, given):
@@ -143,18 +151,16 @@ def make_job(models, prompt, n=1, seed=0, size=None, windows=None, unseen=0, pla
 
     size: (H,W) in pixels; windows: (window, context, anchor) of `extend`; both left out: as in training.
     unseen: video frames left out at the start, which the times of a prompt do not count.
-    places: see `detailed`, whose captions are for videos that begin with nothing.
+    places: see `read_places`; for videos that begin with nothing.
     """
     config, device = models.config, models.vae.mean.device
     height, width = size or (config.height, config.width)
     sampling = dict(steps=config.sample_steps, guidance=config.guidance if prompt else 1.0) | sampling
     caption = word_ids(prompt, models.words, n, device, unseen)
-    windows, detail = windows or window_of(config), caption
-    if prompt and says_places(config, (height, width)):
-        detail = detailed(caption, config, (height, width), windows[0], range(seed, seed + n), places)
     return SimpleNamespace(
         models=models, denoiser=(models.dit, models.process), config=config,
-        windows=windows, caption=caption, detailed=detail,
+        windows=windows or window_of(config), caption=caption, size=(height, width), seeds=range(seed, seed + n),
+        places=places if prompt else None,
         empty=torch.zeros(n, config.latent_channels, 0, height // SPACE, width // SPACE, device=device),
         sampling=sampling | dict(randn=machine.seeded_noise(range(seed, seed + n), device)))
 

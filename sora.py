@@ -30,7 +30,7 @@ import torch.nn as nn
 import torch.nn.functional as nnf  # F is the number of latent frames
 
 TIME, SPACE = 4, 8  # a latent pixel stands for 4 video frames of 8 x 8 pixels
-PLACE = 10 ** 6     # a word id may say where: id + PLACE x (1 + 1000 y + x), in pixels
+PLACE = 10 ** 6     # id + PLACE * (1 + 1000 * y + x) is a word at pixel (y,x), id alone one without place
 
 
 class InputError(ValueError):
@@ -396,7 +396,7 @@ class DiT(nn.Module):
         x = (self.embed_token(tokens) + walls).float()        # (B,L,D); float32 also under autocast
         if self.embed_place is not None:
             near = nearness(caption // PLACE, positions, frame, self.p)             # (B,L,words)
-            words = self.embed_place(caption % PLACE)[:, frame]                     # (B,L,words,D)
+            words = self.embed_place(caption % PLACE).index_select(1, frame)        # (B,L,words,D)
             x = x + torch.einsum("blw,blwd->bld", near, words)
         # The sinusoids expect levels up to 1000, as in DiT; in [0,1] most would hardly change.
         condition = self.embed_level(sinusoid(1000 * t, 256, max_period=10000))
@@ -432,14 +432,14 @@ def packed_attention(q, k, v, lengths):
 
 
 def nearness(place, positions, frame, p):
-    """Optional: how near tokens are to the places of words (B,F,words), in the same latent frame: a
-    Gaussian of the distance in latent pixels, (B,L,words). The rest: as for `DiT.forward_tokens`.
-    "3 7" is alike for all tokens, so each of two blobs in the noise may become either digit, and often
-    both the same. Captions that say where things are decide it (GLIGEN, Li et al. 2023)."""
-    place = place[:, frame] - 1                                     # -1 is nowhere: far away
-    where = torch.stack([place // 1000, place % 1000], dim=-1) / SPACE          # (B,L,words,2)
+    """Optional: how near tokens are to words of their latent frame, (B,L,words): exp(-d^2 / 2), d in
+    latent pixels. place (B,F,words): id // PLACE, 0 is nowhere; the rest as for `DiT.forward_tokens`.
+    Without places "3 7" is alike for all tokens, and two blobs in the noise may both become the 3:
+    nothing says which is which. (GLIGEN, Li et al. 2023, tells boxes, by attention.)"""
+    place = place[:, frame]
+    where = torch.stack([(place - 1) // 1000, (place - 1) % 1000], dim=-1) / SPACE      # (B,L,words,2)
     middles = (positions[:, :, None, 1:] + 0.5) * p                             # (B,L,1,2)
-    return (-(middles - where).square().sum(-1) / 2).exp()
+    return (-(middles - where).square().sum(-1) / 2).exp() * (place > 0)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -630,7 +630,7 @@ def draw_windows(config, B, F, generator=None):
 def draw_noise(process, config, shape, known, caption, generator=None):
     """The other random parts of a training step, on latents of `shape` (B,C,F,h,w).
     Returns t (B,F), one level for the unknown frames of a clip, 0 for known ones; the noise eps; and the
-    caption, set to 0 (none) in some clips, more often if frames are known, which show what it says."""
+    caption, set to 0 (none) in some clips, more often if frames are known: they show it already."""
     B, device = shape[0], known.device
     # >>> part 11
     t = torch.where(known, 0, process.draw_levels((B, 1), generator, device))   # (B,F)
@@ -845,6 +845,6 @@ def loop(model, process, empty, frames, caption, window, context, anchor=0, **sa
     windows = extend(model, process, empty, caption, window, context, **sampling)
     start = take(windows, min(window, frames - room))
     gap = frames - start.shape[2]
-    last = caption if caption.ndim == 2 else caption[:, -1]
+    last = caption if caption.ndim == 2 else caption[:, -1]         # the way back has one caption
     back = connect(model, process, start, start, gap, last, window, context, anchor, **sampling)
     return torch.cat([start, back], dim=2)

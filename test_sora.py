@@ -697,6 +697,9 @@ def test_nearness_is_a_gaussian_of_the_distance(p):
                 close(got[f, row, column, word], math.exp(-far / 64 / 2),
                       f"frame {f}, word {word} at {y},{x}, token {row},{column}: expected exp(-d^2/2), d in units of 8")
     close(got[0, ..., 1], torch.zeros(rows, columns), "a word without a place is near to no token")
+    wide, _ = token_positions(torch.tensor([[0]]), 1, 140)
+    none = sora.nearness(torch.zeros(1, 1, 1).long(), wide, torch.zeros(140).long(), 1)
+    close(none, torch.zeros(1, 140, 1), "nor in a wide clip: 0 is no place")
 
 
 def test_places_are_added_where_they_are():

@@ -117,8 +117,14 @@ def with_places(caption, middles):
     return caption + PLACE * (1 + 1000 * y + x)
 
 
+def then_none(caption):
+    """Captions (n,F,D) with places, and one more without: of what comes later nothing is said."""
+    return torch.cat([caption, caption[:, -1:] % PLACE], dim=1)
+
+
 def keep_places(caption, share, generator=None):
-    """Captions (n,F,D) with places for training: a share of them keep those of the first latent frames, one to all."""
+    """Captions (n,F,D) with places, for training: in a share of the clips the first k latent frames keep theirs
+    (k: 1 to F), in the others none does."""
     n, F, _ = caption.shape
     kept = 1 + (torch.rand(n, 1, 1, generator=generator) * F).long()
     kept[torch.rand(n, 1, 1, generator=generator) >= share] = 0
@@ -170,7 +176,8 @@ class MovingMNIST:
             self.words = self.words + list(KEYS)
 
     def clips(self, n, generator=None, frames=None, keys=None):
-        """n clips: video (n,channels,T,H,W) in [-1,1] on the device, caption (n, n_digits) of word ids on the device.
+        """n clips: video (n,channels,T,H,W) in [-1,1] on the device, caption of word ids on the device: (n, n_digits),
+        or with places (n, F, n_digits).
 
         The random numbers are drawn on the CPU from `generator`, so a seed means the same clips on every device.
         frames (n,T): which frames of longer clips to show, in any order; None: self.frames in a row.

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from data.clips.moving_mnist import digits_of
+from data.clips.moving_mnist import digits_of, then_none
 from data.evaluation.intervals import interval
 from data.evaluation.judge import Judge, check_measurable, real_clips
 from data.evaluation.metrics import motion, squared_error
@@ -20,7 +20,7 @@ from data.runtime.checkpoints import default_ckpt, load_models
 from data.runtime.config import window_of
 from data.runtime.errors import run_script
 from data.runtime.machine import autocast, default_device, use_device
-from sora import PLACE, TIME, InputError, extend, generate, loop, take
+from sora import TIME, InputError, extend, generate, loop, take
 
 
 # --- loops --------------------------------------------------------------------------------------------
@@ -54,8 +54,7 @@ def loops(models, n, frames, window, context, anchor, seed, sampling):
     config, vae, dit, process, _ = models
     device = vae.mean.device
     caption = real_clips(config, "train", n, seed + 1)[1].to(device)
-    if caption.ndim == 3:                                           # places are those of one window
-        caption = torch.cat([caption, caption[:, -1:] % PLACE], dim=1)
+    caption = then_none(caption) if caption.ndim == 3 else caption
     empty = blank_latent(config, n, 0, device)
     circle = loop(dit, process, empty, frames // TIME, caption, window, context, anchor,
                   randn=noise_of(seed, n, device), **sampling)

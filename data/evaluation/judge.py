@@ -40,6 +40,11 @@ def real_clips(config, split, n, seed=0, sources=None):
     return data.clips(n, torch.Generator().manual_seed(seed))
 
 
+def words_of(caption, config):
+    """Captions as they are compared from model to model: without places, if they have any."""
+    return digits_of(caption, config.digits) if config.placed > 0 and not config.data else caption
+
+
 def published_clips(path, config, n):
     """The first n clips of the Moving MNIST test file (Srivastava et al. 2015): (video (n,channels,22,64,64)
     in [-1,1], caption (n,1) of no word). It has 20 frames; 21 and 22 repeat the last and are not scored."""

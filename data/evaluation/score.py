@@ -14,12 +14,12 @@ from data.clips.files import grid, write_clip, write_still
 from data.clips.folder import check_words, load_data, load_sources
 from data.clips.moving_mnist import digits_of
 from data.evaluation.intervals import interval, jackknife
-from data.evaluation.judge import Judge, cells, grey, published_clips, readable, real_clips
+from data.evaluation.judge import Judge, cells, grey, published_clips, readable, real_clips, words_of
 from data.evaluation.metrics import change, psnr, squared_error, ssim
 from data.evaluation.referee import legibility, load_referee
 from data.evaluation.tables import show, write_table
 from data.runtime.machine import seeded_noise
-from sora import (PLACE, SPACE, TIME, InputError, diffusion_loss, draw_noise, draw_windows, extend, generate,
+from sora import (SPACE, TIME, InputError, diffusion_loss, draw_noise, draw_windows, extend, generate,
                   take)
 
 
@@ -196,13 +196,13 @@ def score(config, vae, dit, process, words, path, n=256, seed=0, mnist_test=None
 
     values, clips = measure(config, vae, dit, process, rows, sources["train"], path.with_suffix(".nearest.png"))
     show(f"{n} clips each", clips)
-    guessed, words_of, prediction = measure_prediction(config, vae, dit, process, n, seed, published, sampling)
-    captions = {name: caption % PLACE for name, (_, caption) in rows.items()}
+    guessed, told, prediction = measure_prediction(config, vae, dit, process, n, seed, published, sampling)
+    captions = {name: words_of(caption, config) for name, (_, caption) in rows.items()}
     same = "height width frames channels digits digit_size rule data".split()   # what makes clips comparable
     write_table(path, {"command": " ".join(sys.argv), "data": [getattr(config, name) for name in same],
                        "n": n, "seed": seed, "mnist_test": mnist_test,
                        **sampling, "clips": clips, "prediction": prediction,
-                       "values": values | guessed, "captions": captions | words_of})
+                       "values": values | guessed, "captions": captions | told})
     print(f"\nwrote {path}")
     return {"n": n, "seed": seed, "clips": clips, "prediction": prediction, "values": values | guessed}
 
@@ -245,6 +245,6 @@ def measure_prediction(config, vae, dit, process, n, seed, published, sampling):
         error = squared_error(truth, guess) * truth[0, :, 0].numel()            # sum over a frame
         prediction[name] = {"error": interval(error)} | likeness(truth, guess)
         row = f"frames 11 to 20, {name}"
-        values[row], captions[row] = {"error": error, "ssim": ssim(truth, guess)}, caption % PLACE
+        values[row], captions[row] = {"error": error, "ssim": ssim(truth, guess)}, words_of(caption, config)
     show("frames 11 to 20", prediction)
     return values, captions, prediction

@@ -14,7 +14,7 @@ from data.runtime.config import ceil_div, trained_sizes
 from data.runtime.checkpoints import SHIPPED, STEERED, check_file, default_ckpt
 from data.runtime.memory import NUMBER, check_memory, clip_bytes
 from data.runtime.writing import check_disk
-from data.sampling.prompt import parts_of, says_places
+from data.sampling.prompt import parts_of, why_no_places
 from sora import SPACE, TIME, InputError
 
 # of each use, the flags that have no effect on it
@@ -30,8 +30,8 @@ def parse(description, argv=None):
     add("--out", metavar="FILE", help=".gif, .mp4, .webm or .npy (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: any; '
                                      '"3, 8 at 60": another one from video frame 60 on')
-    add("--places", default="", metavar="'Y,X ...'", help='where each word of the prompt begins, in pixels, or its path '
-        'in the first window, "8,50>50,8", if training captions said so (as in training clips, drawn by the seed)')
+    add("--places", default="", metavar="'Y,X ...'", help='the middle of each word in the first 4 frames, '
+        '"16,16 40,48", or its path in the first window, "16,16>48,16 ..."; left out: drawn by the seed')
     use = parser.add_argument_group("what to make").add_mutually_exclusive_group()
     use.add_argument("--image", metavar="FILE", help="begin with this picture")
     use.add_argument("--extend", metavar="CLIP", help="go on from a clip: video, .npy or folder of pictures")
@@ -163,9 +163,8 @@ def print_notes(args, config, size, fps):
         if abs(plays - fps) > 0.02 * fps:
             print(f"note: a .gif plays {plays:.3g} frames a second, not {fps:g}: it shows each for whole hundredths of "
                   "a second, at least two; .mp4 plays any rate")
-    if args.places and not says_places(config, size):
-        raise InputError(f"--places {args.places!r}: the captions of this model's training clips say no places; "
-                         "leave it out")
+    if args.places and why_no_places(config, size):
+        raise InputError(f"--places {args.places!r}: {why_no_places(config, size)}; leave it out")
     words = max(len(words_in(part)) for part in parts_of(args.prompt))
     expected = config.digits + 1 if config.rule == "steered" else config.digits
     if words and not config.data and words != expected:

@@ -1,15 +1,12 @@
 """Prompts: the words of a caption, which may change on the way: "3, 8 at 60"; and where things begin."""
-import math
 import re
-from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as nnf
 
 from data.clips.captions import words_in
-from data.clips.folder import load_data
-from data.clips.moving_mnist import with_places
+from data.clips.moving_mnist import MovingMNIST, with_places
 from sora import TIME, InputError
 
 # A comma divides only if a time follows it: a caption may have commas of its own.
@@ -69,53 +66,56 @@ def ids_of(text, words):
     return ids or [0]
 
 
-def says_places(config, size):
-    """Whether a model was trained on captions that say where things are, and digits have room in this size."""
-    return config.placed > 0 and not config.data and min(size) >= config.digit_size
+def why_no_places(config, size):
+    """Why captions are not to say where things are, for a clip of a size (H,W) in pixels; "" if they are."""
+    if config.placed == 0 or config.data:
+        return "the captions of this model's training clips say no places"
+    if not config.digit_size <= min(size) <= max(size) <= 1000:
+        return f"{size[0]}x{size[1]} is not of {config.digit_size} to 1,000 pixels"
+    return ""
 
 
 def detailed(caption, config, size, frames, seeds, places=""):
     """A caption (n,words), or (n,F,words), that also says where its digits are, as those of training clips do:
-    (n,F',words), with places in the first `frames` latent frames. (So Sora, which was trained on detailed
-    captions, has a language model make a detailed caption of a short prompt.)
+    (n,F',words), with places in up to `frames` latent frames. (In the same way a language model makes detailed
+    captions of the short prompts that Sora is given.)
 
     places: see `read_places`; left out: paths as in training clips, drawn by the seed of each video."""
     caption = caption if caption.ndim == 3 else caption[:, None]
     n, F, words = caption.shape
-    longer = caption[:, -1:].expand(-1, max(frames + 1 - F, 0), -1)  # the last one, without places, holds from then on
-    caption = torch.cat([caption, longer], dim=1)
     if places:
-        middles = read_places(places, int((caption[0, 0] > 0).sum()), frames, size)             # (frames,words',2)
-        middles = nnf.pad(middles, (0, 0, 0, words - middles.shape[1]), value=math.nan).expand(n, -1, -1, -1)
+        middles = read_places(places, int((caption[0, 0] > 0).sum()), frames, size)
+        middles = nnf.pad(middles, (0, 0, 0, words - middles.shape[1])).expand(n, -1, -1, -1)
     else:
-        like = replace(config, height=size[0], width=size[1], digits=words, frames=frames * TIME)
-        clips = load_data(like, "train")
+        ink = np.zeros((1, 28, 28), np.uint8), [0]                  # only paths are wanted
+        clips = MovingMNIST(*ink, size, config.digit_size, words, TIME * frames, config.rule)
         paths = [clips.paths(1, torch.Generator().manual_seed(2 ** 62 + seed)) for seed in seeds]
-        middles = clips.middles(torch.cat(paths))                   # (n,frames,words,2)
-    middles, told = middles.to(caption.device), caption[:, :frames]
-    has_place = (told > 0) & ~middles[..., 0].isnan()
-    placed = torch.where(has_place, with_places(told, middles.nan_to_num()), told)
-    return torch.cat([placed, caption[:, frames:]], dim=1)
+        middles = clips.middles(torch.cat(paths))                   # (n,F'',words,2)
+    more = caption[:, -1:].expand(-1, max(middles.shape[1] + 1 - F, 0), -1)     # the last has no place, and holds on
+    told, later = torch.cat([caption, more], dim=1).split([middles.shape[1], max(F - middles.shape[1], 1)], dim=1)
+    placed = torch.where(told > 0, with_places(told, middles.to(told.device)), told)
+    return torch.cat([placed, later], dim=1)
 
 
 def read_places(text, n, frames, size):
-    """From a text such as "16,16 8,50>50,8", a path for each of n words: (frames,n,2), y and x in pixels.
-
-    A path runs evenly from point to point, in all frames; of a single point only the first has it, others nan."""
+    """From a text such as "16,16 40,48" where each of n words is in the first latent frame, (1,n,2), y and x in
+    pixels; from "16,16>48,16 40,48>40,20" evenly run paths through two or more points, (frames,n,2)."""
     y_x = r"\d{1,4},\d{1,4}"
     parts = text.split()
     if len(parts) != n or not all(re.fullmatch(f"{y_x}(>{y_x})*", part, re.ASCII) for part in parts):
-        raise InputError(f'--places {text!r}: expected y,x in pixels for each of {n} words, or a path: "16,16 8,50>50,8"')
-    paths = torch.full((frames, n, 2), math.nan)
-    for i, part in enumerate(parts):
-        points = np.array([point.split(",") for point in part.split(">")], dtype=float)         # (points,2)
-        if (points >= size).any():
-            raise InputError(f"--places {text!r}: expected points within {size[0]}x{size[1]}")
-        at = np.linspace(0, len(points) - 1, frames)
-        path = np.stack([np.interp(at, range(len(points)), axis) for axis in points.T], axis=-1)
-        shown = 1 if len(points) == 1 else frames
-        paths[:shown, i] = torch.from_numpy(path[:shown]).float()
-    return paths
+        raise InputError(f'--places {text!r}: expected y,x in pixels for each of {n} words, such as "16,16 40,48", '
+                         'or paths, "16,16>48,16 40,48>40,20"')
+    paths = [np.array([point.split(",") for point in part.split(">")], dtype=float) for part in parts]
+    if any((points >= size).any() for points in paths):
+        raise InputError(f"--places {text!r}: expected points within {size[0]}x{size[1]}")
+    if len({len(points) > 1 for points in paths}) > 1:
+        raise InputError(f"--places {text!r}: expected a point for each word, or a path for each")
+    shown = 1 if len(paths[0]) == 1 else frames
+    evenly = []
+    for points in paths:
+        at = np.linspace(0, len(points) - 1, shown)
+        evenly.append(np.stack([np.interp(at, range(len(points)), axis) for axis in points.T], axis=-1))
+    return torch.from_numpy(np.stack(evenly, axis=1)).float()
 
 
 def latent_frame(text, frame, unseen):

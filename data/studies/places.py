@@ -19,7 +19,7 @@ from data.runtime import machine
 from data.runtime.arguments import Parser
 from data.runtime.checkpoints import default_ckpt, load_models
 from data.runtime.errors import run_script
-from data.sampling.prompt import says_places
+from data.sampling.prompt import why_no_places
 from data.studies import study
 from sora import PLACE, TIME, InputError
 
@@ -67,7 +67,7 @@ def main(argv=None):
     models = load_models(args.ckpt, study.DEVICE)
     config = models.config
     check_measurable(args.ckpt, config)
-    if config.digits != 2 or not says_places(config, (config.height, config.width)):
+    if config.digits != 2 or why_no_places(config, (config.height, config.width)):
         raise InputError(f"{args.ckpt}: {config.digits} digits, placed {config.placed}: expected 2 and more than 0")
     judge, rows = Judge(config), {}
     sampling = {"steps": args.steps} if args.steps else {}

@@ -1,15 +1,18 @@
 """Captions that say where things are, from training to sampling."""
+from dataclasses import replace
+
 import pytest
 import torch
 
 import sample
 import sora
 import train
-from data.clips.moving_mnist import digits_of
+from data.clips.moving_mnist import digits_of, with_places
 from data.evaluation import ends, long_video
+from data.evaluation.judge import words_of
 from data.runtime.checkpoints import load_models
 from data.studies import places, study
-from data.tests.conftest import RUN, call, complaint, spy
+from data.tests.conftest import RUN, call, complaint, spy, start
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +58,15 @@ def test_text_gets_a_window_of_places(placed, told, tmp_path):
 
 def test_places_can_be_given(placed, told, tmp_path):
     windows, _ = told
-    call(sample.main, "--ckpt", placed, "--prompt", "3 7", "--places", "10,12 22,8>8,20", "--out", tmp_path / "x.npy")
-    place = windows[0][0][3][0] // sora.PLACE - 1                   # (F,words)
-    assert [divmod(p, 1000) for p in place[0].tolist()] == [(10, 12), (22, 8)], "the first latent frame"
-    assert place[1, 0] == -1, "a point is for the first latent frame only"
-    assert divmod(int(place[3, 1]), 1000) == (8, 20), "a path ends with the window"
+    for places, last in (("10,12 22,8", None), ("10,12>20,20 22,8>8,20", [(20, 20), (8, 20)])):
+        windows.clear()
+        call(sample.main, "--ckpt", placed, "--prompt", "3 7", "--places", places, "--out", tmp_path / "x.npy")
+        place = (windows[0][0][3][0] // sora.PLACE - 1).tolist()    # (F,words)
+        assert [divmod(p, 1000) for p in place[0]] == [(10, 12), (22, 8)], "the first latent frame"
+        if last:
+            assert [divmod(p, 1000) for p in place[3]] == last, "a path ends with the window"
+        else:
+            assert place[1] == [-1, -1], "a point is for the first latent frame only"
 
 
 @pytest.mark.parametrize("use", ["--extend", "--edit", "--image", "--extend-backward"])
@@ -82,11 +89,14 @@ def test_measurements_of_long_videos_go_on_without_places(placed, monkeypatch):
     seen = spy(monkeypatch, sora, "generate")
     models = load_models(placed, "cpu")
     judge = long_video.Judge(models.config)
-    settings = dict(window=4, context=1, anchor=24, sampling=dict(steps=1, guidance=2.0))
-    list(long_video.drift(judge, models, 4, 32, 0, "throughout", "", settings))
-    captions = [args[4] for args, _, _ in seen]
-    assert has_places(captions[0]).all() and not any(has_places(caption).any() for caption in captions[1:]), (
-        "only the first window is told places: the last ones must not hold for all that follows")
+    for window in (4, 6):                                           # as in training, and longer
+        seen.clear()
+        settings = dict(window=window, context=1, anchor=24, sampling=dict(steps=1, guidance=2.0))
+        list(long_video.drift(judge, models, 4, 32, 0, "throughout", "", settings))
+        captions = [args[4] for args, _, _ in seen]
+        assert has_places(captions[0][:, :4]).all() and not has_places(captions[0][:, 4:]).any(), "a training clip's"
+        assert not any(has_places(caption).any() for caption in captions[1:]), (
+            "only the first window is told places: the last ones must not hold for all that follows")
     seen.clear()
     ends.loops(models, 2, 32, 4, 1, 24, 0, dict(steps=1, guidance=2.0))
     captions = [args[4] for args, _, _ in seen]
@@ -96,6 +106,9 @@ def test_measurements_of_long_videos_go_on_without_places(placed, monkeypatch):
 def test_other_sizes_and_worlds(placed, capsys, tmp_path):
     """Where digits have no room, none is drawn; keys say where things go already."""
     call(sample.main, "--ckpt", placed, "--prompt", "3 7", "--size", "16x16", "--out", tmp_path / "x.npy")
+    said = complaint(capsys, sample.main, "--ckpt", placed, "--prompt", "3 7", "--size", "16x16", "--places", "9,9 9,9",
+                     "--out", tmp_path / "x.npy")
+    assert "9,9 9,9" in said and "16x16 is not of 20 to 1,000 pixels" in said, said
     said = complaint(capsys, train.main, *RUN, "--rule", "steered", "--placed", 0.5, "--out", tmp_path / "out")
     assert "placed 0.5" in said and "expected 0" in said, said
 
@@ -118,3 +131,29 @@ def test_the_study_tells_more_and_more(placed, ckpt, tmp_path, monkeypatch, caps
     lines = (tmp_path / "places.csv").read_text().splitlines()
     assert len(lines) == 1 + 5 * 4, f"5 rows of 4 numbers and a heading: got {len(lines)} lines"
     assert "expected 2" in complaint(capsys, places.main, "--ckpt", ckpt, "--n", 4), "one digit, no places"
+
+
+def test_a_run_can_begin_with_weights_that_know_more_or_less_of_places(placed, ckpt, tmp_path):
+    """--init: embeddings of places are new, or left behind; --resume: the run stays what it is."""
+    run = start("--init", ckpt, "--placed", 0.5, "--out", tmp_path / "more")
+    assert run.dit.embed_place is not None, "--init of a model without places, --placed 0.5: it is to learn them"
+    one = start("--init", placed, "--placed", 0.9, "--out", tmp_path / "share")
+    theirs = load_models(placed, "cpu").dit.embed_place.weight
+    assert torch.equal(one.ema.embed_place.weight, theirs), "--init must take the embeddings of places over"
+    less = start("--preset", "steered", "--init", placed, "--digits", 2, "--out", tmp_path / "less")
+    assert less.dit.embed_place is None, "a steered world has no places"
+
+
+def test_scores_of_models_with_and_without_places_can_be_compared(placed):
+    config = load_models(placed, "cpu").config
+    caption = with_places(torch.tensor([[[4, 8]] * 4]), torch.tensor(20.0).expand(1, 4, 2, 2))
+    assert words_of(caption, config).tolist() == [[4, 8]], "places must not make the same captions differ"
+    plain = torch.tensor([[[4, 11], [4, 12]]])
+    assert torch.equal(words_of(plain, replace(config, placed=0.0)), plain), "keys of a steered world stay"
+
+
+def test_captions_of_a_folder_have_no_places(folder, tmp_path, quick):
+    """--placed has no effect on clips of one's own, and does no harm."""
+    call(train.main, *RUN, "--data", folder, "--heldout", "one", "--vae-steps", 1, "--steps", 2, "--height", 32,
+         "--width", 40, "--frames", 16, "--placed", 0.5, "--out", tmp_path / "out")
+    call(sample.main, "--ckpt", tmp_path / "out/sora.pt", "--prompt", "wave", "--out", tmp_path / "x.npy")

@@ -171,24 +171,30 @@ def test_a_prompt_that_changes_keeps_its_times():
 
 
 def test_places_of_the_command_line():
-    """A point is for the first latent frame; a path is run through evenly."""
-    got = read_places("16,40 8,50>40,10", 2, 5, (64, 64))
-    assert got[0, 0].tolist() == [16, 40] and got[1:, 0].isnan().all(), "16,40: the first latent frame only"
-    assert got[:, 1].tolist() == [[8, 50], [16, 40], [24, 30], [32, 20], [40, 10]], got[:, 1].tolist()
-    bent = read_places("0,0>10,0>10,20", 1, 5, (64, 64))[:, 0].tolist()
-    assert bent == [[0, 0], [5, 0], [10, 0], [10, 10], [10, 20]], bent
-    caption = detailed(word_ids("3 7", DIGITS, 1, "cpu"), TWO, (64, 64), 5, [0], "16,40 8,50>40,10")
+    """Points are for the first latent frame; paths are run through evenly."""
+    got = read_places("16,40 8,50", 2, 5, (64, 64))
+    assert got.tolist() == [[[16, 40], [8, 50]]], f"points: the first latent frame only, got {got.tolist()}"
+    got = read_places("8,50>40,10 0,0>10,0>10,30", 2, 5, (64, 64)).transpose(0, 1).tolist()
+    assert got[0] == [[8, 50], [16, 40], [24, 30], [32, 20], [40, 10]], got[0]
+    assert got[1] == [[0, 0], [5, 0], [10, 0], [10, 15], [10, 30]], f"a path that bends: got {got[1]}"
+    assert read_places("20,70", 1, 5, (32, 80)).tolist() == [[[20, 70]]], "y is held against the height, x the width"
+    caption = detailed(word_ids("3 7", DIGITS, 1, "cpu"), TWO, (64, 64), 5, [0], "16,40 8,50")
     where = places_of(caption)[0]
-    assert where[0].tolist() == [[16, 40], [8, 50]], f"the first latent frame: got {where[0].tolist()}"
-    assert where[1].tolist() == [[-1, 999], [16, 40]], f"a point is not for the second: got {where[1].tolist()}"
+    assert caption.shape == (1, 2, 2), f"a latent frame with places, one without: got {tuple(caption.shape)}"
+    assert where.tolist() == [[[16, 40], [8, 50]], [[-1, 999]] * 2], f"got {where.tolist()}"
+    longer = detailed(word_ids("3, 8 9 at 28", DIGITS, 1, "cpu"), TWO, (64, 64), 5, [0], "16,40>40,16")[0]
+    assert (longer % sora.PLACE).tolist() == [[4, 0]] * 7 + [[9, 10]], "the second caption begins at latent frame 7"
+    assert (longer[:5, 0] >= sora.PLACE).all() and (longer[5:] < sora.PLACE).all(), "places: a window of them"
+    assert (longer[:5, 1] == 0).all(), "no word is nowhere"
 
 
 @pytest.mark.parametrize("text,words", [
     ("16,16", "for each of 2 words"), ("16 16", "expected y,x"), ("16,16 x,3", "expected y,x"),
-    ("16,16 3,-4", "expected y,x"), ("16,16 3,4>", "expected y,x"), ("16,16 64,3", "within 64x64")])
+    ("16,16 3,-4", "expected y,x"), ("16,16 3,4>", "expected y,x"), ("16,16 64,3", "within 64x48"),
+    ("16,16 3,48", "within 64x48"), ("16,16 3,4>5,6", "or a path for each")])
 def test_places_that_cannot_be(text, words):
     with pytest.raises(sora.InputError, match=words):
-        read_places(text, 2, 5, (64, 64))
+        read_places(text, 2, 5, (64, 48))
 
 
 @pytest.mark.parametrize("flags,words", [

@@ -27,7 +27,7 @@ from sora import DiT, InputError, Muon, VideoVAE
 
 VAE_FIELDS = ("channels", "latent_channels", "vae_width")           # what a borrowed VAE decides
 TARGET_FIELDS = ("process", "prediction", "noise_steps")            # what a resumed run has to keep
-NET_FIELDS = (*VAE_FIELDS, "patch", "dim", "depth", "heads", "placed")        # what borrowed weights decide
+NET_FIELDS = (*VAE_FIELDS, "patch", "dim", "depth", "heads")        # what borrowed weights decide
 
 
 def start(args, presets):
@@ -67,7 +67,7 @@ def resume(args, preset, path):
     if missing:
         raise InputError(f"{path}: has no {', '.join(missing)} to go on with; start from its weights with "
                          "--init")
-    config = flags_over(args, config_of(saved, type(preset), path), path, NET_FIELDS + TARGET_FIELDS + ("rule",))
+    config = flags_over(args, config_of(saved, type(preset), path), path, NET_FIELDS + TARGET_FIELDS + ("rule", "placed"))
     flag, total = ("--vae-steps", config.vae_steps) if saved["stage"] == "vae" else ("--steps", config.steps)
     if total < saved["step"]:
         raise InputError(f"{flag} {total}: {path} is at step {saved['step']} already; expected as many or more")
@@ -111,12 +111,16 @@ def start_from(args, preset, path):
 
 
 def with_new_words(weights, dit):
-    """Weights of a transformer that knows only the first words of `dit`, with its embeddings of the others."""
-    own = dit.state_dict()
-    for name in {"embed_word.weight", "embed_place.weight"} & weights.keys() & own.keys():
-        known = weights[name]                                       # (words + 1, D), row 0 is no word
-        if known.shape[1] == own[name].shape[1]:                    # else load_weights says so
-            weights = {**weights, name: torch.cat([known, own[name][len(known):].to(known.dtype)])}
+    """Weights of a transformer that knows only the first words of `dit`, with its embeddings of the others; and of
+    places, if only one of the two has heard of any, those of `dit`."""
+    name, places, own = "embed_word.weight", "embed_place.weight", dit.state_dict()
+    known = weights[name]                                           # (words + 1, D), row 0 is no word
+    if known.shape[1] != own[name].shape[1]:                        # load_weights says so
+        return weights
+    weights = {**weights, name: torch.cat([known, own[name][len(known):].to(known.dtype)])}
+    if (places in weights) != (places in own):
+        weights = {key: x for key, x in weights.items() if key != places}
+        weights |= {key: x for key, x in own.items() if key == places}
     return weights
 
 
