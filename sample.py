@@ -119,7 +119,10 @@ def encode(job, clip):
 def told_where(job):
     """The caption of a video that begins with nothing; in its first window it says where things are, if the
     captions of training clips did."""
-    if job.places is None or why_no_places(job.config, job.size):
+    why_not = why_no_places(job.config, job.size) if (job.caption > 0).any() else "there is no prompt"
+    if why_not and job.places is not None:
+        raise InputError(f"--places {job.places}: {why_not}; leave it out")
+    if why_not:
         return job.caption
     return detailed(job.caption, job.config, job.size, job.windows[0], job.seeds, job.places)
 
@@ -146,7 +149,7 @@ def room_of(job):
 
 # --- what they share ------------------------------------------------------------------------------------
 
-def make_job(models, prompt, n=1, seed=0, size=None, windows=None, unseen=0, places="", **sampling):
+def make_job(models, prompt, n=1, seed=0, size=None, windows=None, unseen=0, places=None, **sampling):
     """What all uses share: models, caption ids, windows, an empty latent, and how to sample.
 
     size: (H,W) in pixels; windows: (window, context, anchor) of `extend`; both left out: as in training.
@@ -160,7 +163,7 @@ def make_job(models, prompt, n=1, seed=0, size=None, windows=None, unseen=0, pla
     return SimpleNamespace(
         models=models, denoiser=(models.dit, models.process), config=config,
         windows=windows or window_of(config), caption=caption, size=(height, width), seeds=range(seed, seed + n),
-        places=places if prompt else None,
+        places=places,
         empty=torch.zeros(n, config.latent_channels, 0, height // SPACE, width // SPACE, device=device),
         sampling=sampling | dict(randn=machine.seeded_noise(range(seed, seed + n), device)))
 

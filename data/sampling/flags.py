@@ -14,12 +14,12 @@ from data.runtime.config import ceil_div, trained_sizes
 from data.runtime.checkpoints import SHIPPED, STEERED, check_file, default_ckpt
 from data.runtime.memory import NUMBER, check_memory, clip_bytes
 from data.runtime.writing import check_disk
-from data.sampling.prompt import parts_of, why_no_places
+from data.sampling.prompt import parts_of
 from sora import SPACE, TIME, InputError
 
 # of each use, the flags that have no effect on it
 IGNORED = {"score": "out prompt places frames size window context anchor fps scale".split(),
-           "edit": "context anchor".split(), "play": "n window anchor".split()}
+           "edit": "context anchor".split(), "play": "n window anchor places".split()}
 
 
 def parse(description, argv=None):
@@ -30,8 +30,8 @@ def parse(description, argv=None):
     add("--out", metavar="FILE", help=".gif, .mp4, .webm or .npy (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: any; '
                                      '"3, 8 at 60": another one from video frame 60 on')
-    add("--places", default="", metavar="'Y,X ...'", help='the middle of each word in the first 4 frames, '
-        '"16,16 40,48", or its path in the first window, "16,16>48,16 ..."; left out: drawn by the seed')
+    add("--places", nargs="+", metavar="Y,X", help="the middle of each word in the first 4 frames, or its path in the "
+        'first window, "12,12>20,20" (y,x in pixels; left out: drawn by the seed)')
     use = parser.add_argument_group("what to make").add_mutually_exclusive_group()
     use.add_argument("--image", metavar="FILE", help="begin with this picture")
     use.add_argument("--extend", metavar="CLIP", help="go on from a clip: video, .npy or folder of pictures")
@@ -63,6 +63,7 @@ def parse(description, argv=None):
     add("--scale", type=int, help="enlarge every pixel to SCALE x SCALE (so that a clip is about 128 wide)")
     add("--device", default=machine.default_device(), help="cuda, cpu or mps")
     args = parser.parse_args(argv)
+    args.places = args.places and " ".join(args.places)
     args.ckpt = args.ckpt or (str(STEERED) if args.play else default_ckpt())
     args.ignored = [f"--{name}" for use, names in IGNORED.items() for name in names
                     if getattr(args, use) and getattr(args, name) != parser.get_default(name)]
@@ -104,8 +105,8 @@ def check_flags(args):
     others = args.extend_backward or args.connect or args.loop or args.edit
     if others and len(parts_of(args.prompt)) > 1:
         raise InputError(f"--prompt {args.prompt!r}: one that changes goes with text, --image and --extend")
-    if args.places and not args.score and (given or args.play or not args.prompt):
-        raise InputError(f"--places {args.places!r}: expected --prompt, and nothing given to begin with")
+    if args.places is not None and not args.score and (given or not args.prompt):
+        raise InputError(f"--places {args.places}: expected --prompt, and nothing given to begin with")
     if args.play:
         check_terminal(0, 0)
     machine.use_device(args.device)
@@ -163,8 +164,6 @@ def print_notes(args, config, size, fps):
         if abs(plays - fps) > 0.02 * fps:
             print(f"note: a .gif plays {plays:.3g} frames a second, not {fps:g}: it shows each for whole hundredths of "
                   "a second, at least two; .mp4 plays any rate")
-    if args.places and why_no_places(config, size):
-        raise InputError(f"--places {args.places!r}: {why_no_places(config, size)}; leave it out")
     words = max(len(words_in(part)) for part in parts_of(args.prompt))
     expected = config.digits + 1 if config.rule == "steered" else config.digits
     if words and not config.data and words != expected:

@@ -75,7 +75,7 @@ def why_no_places(config, size):
     return ""
 
 
-def detailed(caption, config, size, frames, seeds, places=""):
+def detailed(caption, config, size, frames, seeds, places=None):
     """A caption (n,words), or (n,F,words), that also says where its digits are, as those of training clips do:
     (n,F',words), with places in up to `frames` latent frames. (In the same way a language model makes detailed
     captions of the short prompts that Sora is given.)
@@ -83,7 +83,7 @@ def detailed(caption, config, size, frames, seeds, places=""):
     places: see `read_places`; left out: paths as in training clips, drawn by the seed of each video."""
     caption = caption if caption.ndim == 3 else caption[:, None]
     n, F, words = caption.shape
-    if places:
+    if places is not None:
         middles = read_places(places, int((caption[0, 0] > 0).sum()), frames, size)
         middles = nnf.pad(middles, (0, 0, 0, words - middles.shape[1])).expand(n, -1, -1, -1)
     else:
@@ -98,18 +98,21 @@ def detailed(caption, config, size, frames, seeds, places=""):
 
 
 def read_places(text, n, frames, size):
-    """From a text such as "16,16 40,48" where each of n words is in the first latent frame, (1,n,2), y and x in
-    pixels; from "16,16>48,16 40,48>40,20" evenly run paths through two or more points, (frames,n,2)."""
+    """From a text such as "16,16 40,48" where the n words that a prompt begins with are in the first latent frame,
+    (1,n,2), y and x in pixels; from "16,16>48,16 40,48>40,20" paths, evenly run, in all of them, (frames,n,2)."""
     y_x = r"\d{1,4},\d{1,4}"
-    parts = text.split()
+    parts, named = str(text).split(), f"--places {str(text)[:80]}"
     if len(parts) != n or not all(re.fullmatch(f"{y_x}(>{y_x})*", part, re.ASCII) for part in parts):
-        raise InputError(f'--places {text!r}: expected y,x in pixels for each of {n} words, such as "16,16 40,48", '
-                         'or paths, "16,16>48,16 40,48>40,20"')
+        raise InputError(f'{named}: expected y,x in whole pixels, such as 12,12, or a path, "12,12>20,20", for each word '
+                         f"that the prompt begins with ({n})")
     paths = [np.array([point.split(",") for point in part.split(">")], dtype=float) for part in parts]
     if any((points >= size).any() for points in paths):
-        raise InputError(f"--places {text!r}: expected points within {size[0]}x{size[1]}")
+        raise InputError(f"{named}: expected y from 0 to {size[0] - 1}, x from 0 to {size[1] - 1}")
     if len({len(points) > 1 for points in paths}) > 1:
-        raise InputError(f"--places {text!r}: expected a point for each word, or a path for each")
+        raise InputError(f"{named}: expected a point for each word, or a path for each")
+    if max(map(len, paths)) > max(frames, 1):
+        raise InputError(f"{named}: a path of {max(map(len, paths))} points; expected up to {frames}, one for each 4 "
+                         "frames of a window")
     shown = 1 if len(paths[0]) == 1 else frames
     evenly = []
     for points in paths:

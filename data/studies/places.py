@@ -10,6 +10,7 @@ import csv
 
 import torch
 
+from data.clips.files import make_folder
 from data.clips.moving_mnist import digits_of
 from data.evaluation.intervals import share
 from data.evaluation.judge import Judge, check_measurable, real_clips
@@ -61,14 +62,18 @@ def main(argv=None):
     add("--seed", type=int, default=0, help="of captions and noise (0)")
     add("--steps", type=int, help="denoising steps (as in the config)")
     args = parser.parse_args(argv)
-    if args.n < 4:
-        raise InputError(f"--n {args.n}: expected at least 4 samples")
+    if not 4 <= args.n <= 100_000 or not 0 <= args.seed < 2 ** 60 or args.steps is not None and args.steps < 1:
+        raise InputError(f"--n {args.n} --seed {args.seed} --steps {args.steps}: expected 4 to 100,000 samples, a seed "
+                         "from 0 to 2^60 and at least 1 step")
+    path = study.TABLES / "places.csv"
+    make_folder(path.parent)                                        # refused now, not after the sampling
     machine.use_device(study.DEVICE)
     models = load_models(args.ckpt, study.DEVICE)
     config = models.config
     check_measurable(args.ckpt, config)
     if config.digits != 2 or why_no_places(config, (config.height, config.width)):
-        raise InputError(f"{args.ckpt}: {config.digits} digits, placed {config.placed}: expected 2 and more than 0")
+        raise InputError(f"{args.ckpt}: {config.digits} digits, placed {config.placed}: expected a run with --digits 2 "
+                         "--placed 0.9")
     judge, rows = Judge(config), {}
     sampling = {"steps": args.steps} if args.steps else {}
     with machine.autocast(study.DEVICE):
@@ -77,8 +82,6 @@ def main(argv=None):
             rows[name] = measure(models, judge, args.n, frames, args.seed, **sampling)
             print(name, {metric: round(cell[0], 3) for metric, cell in rows[name].items()}, flush=True)
     show("latent frames", rows)
-    path = study.TABLES / "places.csv"
-    path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
         csv.writer(file).writerow(["told", "metric", "value", "low", "high"])
         for name, row in rows.items():

@@ -10,7 +10,7 @@ import train
 from data.clips.moving_mnist import digits_of, with_places
 from data.evaluation import ends, long_video
 from data.evaluation.judge import words_of
-from data.runtime.checkpoints import load_models
+from data.runtime.checkpoints import SHIPPED, load_models
 from data.studies import places, study
 from data.tests.conftest import RUN, call, complaint, spy, start
 
@@ -106,9 +106,13 @@ def test_measurements_of_long_videos_go_on_without_places(placed, monkeypatch):
 def test_other_sizes_and_worlds(placed, capsys, tmp_path):
     """Where digits have no room, none is drawn; keys say where things go already."""
     call(sample.main, "--ckpt", placed, "--prompt", "3 7", "--size", "16x16", "--out", tmp_path / "x.npy")
-    said = complaint(capsys, sample.main, "--ckpt", placed, "--prompt", "3 7", "--size", "16x16", "--places", "9,9 9,9",
+    said = complaint(capsys, sample.main, "--ckpt", placed, "--prompt", "3 7", "--size", "16x16", "--places", "9,9", "9,9",
                      "--out", tmp_path / "x.npy")
     assert "9,9 9,9" in said and "16x16 is not of 20 to 1,000 pixels" in said, said
+    with pytest.raises(sora.InputError, match="say no places"):
+        sample.text_to_video(load_models(SHIPPED, "cpu"), "5", places="9,9")
+    with pytest.raises(sora.InputError, match="no prompt"):
+        sample.text_to_video(load_models(placed, "cpu"), "", places="9,9")
     said = complaint(capsys, train.main, *RUN, "--rule", "steered", "--placed", 0.5, "--out", tmp_path / "out")
     assert "placed 0.5" in said and "expected 0" in said, said
 
@@ -130,7 +134,7 @@ def test_the_study_tells_more_and_more(placed, ckpt, tmp_path, monkeypatch, caps
     assert counts == [[frames] * 4 for frames in range(5)], f"latent frames with places: 0 to 4, got {counts}"
     lines = (tmp_path / "places.csv").read_text().splitlines()
     assert len(lines) == 1 + 5 * 4, f"5 rows of 4 numbers and a heading: got {len(lines)} lines"
-    assert "expected 2" in complaint(capsys, places.main, "--ckpt", ckpt, "--n", 4), "one digit, no places"
+    assert "--digits 2" in complaint(capsys, places.main, "--ckpt", ckpt, "--n", 4), "one digit, no places"
 
 
 def test_a_run_can_begin_with_weights_that_know_more_or_less_of_places(placed, ckpt, tmp_path):

@@ -189,9 +189,10 @@ def test_places_of_the_command_line():
 
 
 @pytest.mark.parametrize("text,words", [
-    ("16,16", "for each of 2 words"), ("16 16", "expected y,x"), ("16,16 x,3", "expected y,x"),
-    ("16,16 3,-4", "expected y,x"), ("16,16 3,4>", "expected y,x"), ("16,16 64,3", "within 64x48"),
-    ("16,16 3,48", "within 64x48"), ("16,16 3,4>5,6", "or a path for each")])
+    ("16,16", r"begins with \(2\)"), ("16 16", "expected y,x"), ("16,16 x,3", "expected y,x"),
+    ("16,16 3,-4", "expected y,x"), ("16,16 3,4>", "expected y,x"), ("16,16 64,3", "y from 0 to 63"), ("", "expected y,x"),
+    (" ".join(2 * [">".join(6 * ["1,2"])]), "a path of 6 points; expected up to 5"),
+    ("16,16 3,48", "y from 0 to 63, x from 0 to 47"), ("16,16 3,4>5,6", "or a path for each")])
 def test_places_that_cannot_be(text, words):
     with pytest.raises(sora.InputError, match=words):
         read_places(text, 2, 5, (64, 48))
