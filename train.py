@@ -69,7 +69,7 @@ PRESETS = {
     "steered": TrainConfig(rule="steered", vae_steps=0, steps=1800, muon=5e-3, known=0.9, anchors=0.8,
                            caption_drop_known=0.1),
 }
-EXPECTED = {"tiny": "at least 27 dB and 85 %", "small": "23 dB and 27 %"}       # what it should end with
+EXPECTED = {"tiny": "at least 27 dB and 85 %", "small": "about 24 dB and 85 %"}       # what it should end with
 PURPOSES = ("windows", "clips", "noise", "statistics", "shift", "places")     # what random numbers are drawn for
 
 

@@ -206,8 +206,9 @@ class MovingMNIST:
         """Which frames to show (n,T), counted from the earliest of each clip, where its world begins."""
         return torch.arange(self.frames).expand(n, -1) if frames is None else frames - frames.amin(1, keepdim=True)
 
-    def paths(self, n, generator=None, frames=None, keys=None):
-        """Top left corners (n, T, n_digits, 2) in whole pixels, y then x. keys: of the steered rule, see `clips`."""
+    def paths(self, n, generator=None, frames=None, keys=None, start=None):
+        """Top left corners (n, T, n_digits, 2) in whole pixels, y then x. keys: of the steered rule, see `clips`.
+        start (n_digits,2): where digits begin, left out: anywhere."""
         frames = self.shown(n, frames)
         length = int(frames.max()) + 1
         free = torch.tensor(self.canvas) - self.size
@@ -215,13 +216,16 @@ class MovingMNIST:
         if self.rule != "stochastic":
             position = torch.rand(*who, 2, generator=generator, dtype=torch.float64)
             direction = torch.rand(who, generator=generator, dtype=torch.float64) * 2 * math.pi
+            if start is not None:
+                position = (start.double() / free.clamp(min=1)).expand(*who, 2)
             if self.rule == "official":
                 path = official_path(position, direction, length)
             else:
                 path = steered_path(position, official_velocity(direction), keys)
             path = (path * free).long()                                        # truncated, as the original does
         else:
-            start = torch.stack([torch.randint(max(int(f), 1), who, generator=generator) for f in free], dim=-1)
+            drawn = torch.stack([torch.randint(max(int(f), 1), who, generator=generator) for f in free], dim=-1)
+            start = drawn if start is None else start.long().repeat(n, 1, 1)
             velocity = torch.randint(-4, 5, (*who, 2), generator=generator)
             away = torch.randint(1, 5, (length, 2, *who), generator=generator)
             other = torch.randint(-4, 5, (length, 2, *who), generator=generator)

@@ -30,8 +30,8 @@ def parse(description, argv=None):
     add("--out", metavar="FILE", help=".gif, .mp4, .webm or .npy (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: any; '
                                      '"3, 8 at 60": another one from video frame 60 on')
-    add("--places", nargs="+", metavar="Y,X", help="the middle of each word in the first 4 frames, or its path in the "
-        'first window, "12,12>20,20" (y,x in pixels; left out: drawn by the seed)')
+    add("--places", nargs="+", metavar="Y,X", help="where the middle of each word begins, or its path in the first "
+        'window, "12,12>20,20" (y,x in pixels; what is left out is drawn by the seed)')
     use = parser.add_argument_group("what to make").add_mutually_exclusive_group()
     use.add_argument("--image", metavar="FILE", help="begin with this picture")
     use.add_argument("--extend", metavar="CLIP", help="go on from a clip: video, .npy or folder of pictures")

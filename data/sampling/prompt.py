@@ -77,22 +77,28 @@ def why_no_places(config, size):
 
 def detailed(caption, config, size, frames, seeds, places=None):
     """A caption (n,words), or (n,F,words), that also says where its digits are, as those of training clips do:
-    (n,F',words), with places in up to `frames` latent frames. (In the same way a language model makes detailed
+    (n,F',words), with places in the first `frames` latent frames. (In the same way a language model makes detailed
     captions of the short prompts that Sora is given.)
 
-    places: see `read_places`; left out: paths as in training clips, drawn by the seed of each video."""
+    places: see `read_places`, a path for each word, or a point where it begins; the paths from there, or all if it
+    is left out, are those of training clips, drawn by the seed of each video. Digits stay within the picture."""
     caption = caption if caption.ndim == 3 else caption[:, None]
     n, F, words = caption.shape
+    half, given = config.digit_size / 2, None
     if places is not None:
-        middles = read_places(places, int((caption[0, 0] > 0).sum()), frames, size)
-        middles = nnf.pad(middles, (0, 0, 0, words - middles.shape[1])).expand(n, -1, -1, -1)
+        given = read_places(places, int((caption[0, 0] > 0).sum()), frames, size)
+        given = nnf.pad(given, (0, 0, 0, words - given.shape[1])).clamp(min=half)
+        given = given.minimum(torch.tensor(size) - half)            # (1 or frames,words,2)
+    if given is not None and len(given) > 1:
+        middles = given.expand(n, -1, -1, -1)
     else:
+        start = None if given is None else given[0] - half
         ink = np.zeros((1, 28, 28), np.uint8), [0]                  # only paths are wanted
         clips = MovingMNIST(*ink, size, config.digit_size, words, TIME * frames, config.rule)
-        paths = [clips.paths(1, torch.Generator().manual_seed(2 ** 62 + seed)) for seed in seeds]
-        middles = clips.middles(torch.cat(paths))                   # (n,F'',words,2)
-    more = caption[:, -1:].expand(-1, max(middles.shape[1] + 1 - F, 0), -1)     # the last has no place, and holds on
-    told, later = torch.cat([caption, more], dim=1).split([middles.shape[1], max(F - middles.shape[1], 1)], dim=1)
+        paths = [clips.paths(1, torch.Generator().manual_seed(2 ** 62 + seed), start=start) for seed in seeds]
+        middles = clips.middles(torch.cat(paths))                   # (n,frames,words,2)
+    more = caption[:, -1:].expand(-1, max(frames + 1 - F, 0), -1)   # the last has no place, and holds on
+    told, later = torch.cat([caption, more], dim=1).split([frames, max(F - frames, 1)], dim=1)
     placed = torch.where(told > 0, with_places(told, middles.to(told.device)), told)
     return torch.cat([placed, later], dim=1)
 

@@ -7,7 +7,7 @@
     python3 -m data.studies.learning out/long/at*.pt
 
 All checkpoints are of the same run, so their learning rates are still high, but for the last one's: each is worse
-than a run that was planned to end there. Writes learning.csv to tables, learning.png to ../pictures.
+than a run that was planned to end there. Writes NAME.csv (--name) to tables, NAME.png to ../pictures.
 """
 import csv
 
@@ -47,7 +47,7 @@ def extrapolated(flops, legible, until):
     return xs, 1 / (1 + np.exp(-(slope * np.log(xs) + offset)))
 
 
-def draw(rows, real, copies):
+def draw(rows, real, copies, name):
     """Legibility against FLOPs, with what real clips and the VAE's copies reach."""
     figure, (axis,) = plots.panels(1, width=7, height=4)
     x, (y, low, high) = [row["FLOPs"][0] for row in rows], np.array([row["legibility"] for row in rows]).T
@@ -62,7 +62,7 @@ def draw(rows, real, copies):
         axis.text(flops, 0.02, label, rotation=90, fontsize=6, ha="right")
     axis.set(xscale="log", ylim=(0, 1), xlabel="FLOPs of training the transformer", title="legibility")
     axis.legend(fontsize=7)
-    plots.save(figure, plots.PICTURES / "learning.png")
+    plots.save(figure, plots.PICTURES / f"{name}.png")
 
 
 def main(argv=None):
@@ -70,6 +70,8 @@ def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("ckpt", nargs="+", help="checkpoints of one run")
     parser.add_argument("--n", type=int, default=128, help="samples of each (128)")
+    parser.add_argument("--name", default="learning", choices=("learning", "learning_small"),
+                        help="of the table and the plot (learning)")
     args = parser.parse_args(argv)
     if args.n < 4:
         raise InputError(f"--n {args.n}: expected at least 4 samples")
@@ -86,7 +88,7 @@ def main(argv=None):
     real, copies = (share(judge.values(clips, caption)["legibility"])[0]
                     for clips in (video, through_vae(models.vae, video)))
     print(f"real clips {real:.3f}, the VAE's copies {copies:.3f}")
-    path = study.TABLES / "learning.csv"
+    path = study.TABLES / f"{args.name}.csv"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
         csv.writer(file).writerow(["step", "FLOPs", "metric", "value", "low", "high"])
@@ -95,7 +97,7 @@ def main(argv=None):
                 cell = [f"{x:.4g}" for x in row[metric]]
                 csv.writer(file).writerow([row["step"][0], f"{row['FLOPs'][0]:.4g}", metric, *cell])
     print(f"wrote {path}")
-    draw(rows, real, copies)
+    draw(rows, real, copies, args.name)
 
 
 if __name__ == "__main__":

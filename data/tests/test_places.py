@@ -10,7 +10,7 @@ import train
 from data.clips.moving_mnist import digits_of, with_places
 from data.evaluation import ends, long_video
 from data.evaluation.judge import words_of
-from data.runtime.checkpoints import SHIPPED, load_models
+from data.runtime.checkpoints import SHIPPED, load_models, save_checkpoint
 from data.studies import places, study
 from data.tests.conftest import RUN, call, complaint, spy, start
 
@@ -56,17 +56,25 @@ def test_text_gets_a_window_of_places(placed, told, tmp_path):
     assert (digits_of(caption, 2) == torch.tensor([4, 8])).all(), "the prompt's words"
 
 
-def test_places_can_be_given(placed, told, tmp_path):
-    windows, _ = told
-    for places, last in (("10,12 22,8", None), ("10,12>20,20 22,8>8,20", [(20, 20), (8, 20)])):
+@pytest.mark.parametrize("rule", ["official", "stochastic"])
+def test_places_can_be_given(placed, told, tmp_path, rule):
+    """A point: a path from there; a path: as it is."""
+    windows, path = told[0], tmp_path / "rule.pt"
+    state = torch.load(placed, weights_only=True)
+    save_checkpoint(path, **state | {"config": state["config"] | {"rule": rule}})
+    for places, first, last in (("10,12 22,8", None, None),
+                                ("10,12>20,20 22,8>10,20", [(10, 12), (22, 10)], [(20, 20), (10, 20)])):
         windows.clear()
-        call(sample.main, "--ckpt", placed, "--prompt", "3 7", "--places", places, "--out", tmp_path / "x.npy")
-        place = (windows[0][0][3][0] // sora.PLACE - 1).tolist()    # (F,words)
-        assert [divmod(p, 1000) for p in place[0]] == [(10, 12), (22, 8)], "the first latent frame"
-        if last:
-            assert [divmod(p, 1000) for p in place[3]] == last, "a path ends with the window"
-        else:
-            assert place[1] == [-1, -1], "a point is for the first latent frame only"
+        call(sample.main, "--ckpt", path, "--prompt", "3 7", "--places", places, "--n", 4, "--out",
+             tmp_path / "x.npy")
+        place = windows[0][0][3] // sora.PLACE - 1                  # (n,F,words)
+        got = [[divmod(p, 1000) for p in row] for row in place[0, [0, 3]].tolist()]
+        if first:
+            assert got == [first, last], f"{places}: expected {first} to {last}, got {got}"
+        else:                                                       # up to 4 pixels a frame, 4 frames
+            y_x = torch.stack([place[:, 0] // 1000, place[:, 0] % 1000], dim=-1)      # (n,words,2)
+            off = (y_x - torch.tensor([[10, 12], [22, 10]])).abs().max()       # 8 is beyond the edge
+            assert off <= 7 and (place[:, 3] > 0).all(), f"paths begin at {places}; after 2 frames they are {off} off"
 
 
 @pytest.mark.parametrize("use", ["--extend", "--edit", "--image", "--extend-backward"])

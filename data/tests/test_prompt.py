@@ -178,10 +178,14 @@ def test_places_of_the_command_line():
     assert got[0] == [[8, 50], [16, 40], [24, 30], [32, 20], [40, 10]], got[0]
     assert got[1] == [[0, 0], [5, 0], [10, 0], [10, 15], [10, 30]], f"a path that bends: got {got[1]}"
     assert read_places("20,70", 1, 5, (32, 80)).tolist() == [[[20, 70]]], "y is held against the height, x the width"
-    caption = detailed(word_ids("3 7", DIGITS, 1, "cpu"), TWO, (64, 64), 5, [0], "16,40 8,50")
-    where = places_of(caption)[0]
-    assert caption.shape == (1, 2, 2), f"a latent frame with places, one without: got {tuple(caption.shape)}"
-    assert where.tolist() == [[[16, 40], [8, 50]], [[-1, 999]] * 2], f"got {where.tolist()}"
+    caption = detailed(word_ids("3 7", DIGITS, 2, "cpu"), TWO, (64, 64), 5, [0, 1], "16,40 30,2")
+    where = places_of(caption)                                      # (2,6,words,2)
+    assert caption.shape == (2, 6, 2) and (where[:, 5] == torch.tensor([-1, 999])).all(), "a window, and none later"
+    off = (where[:, 0] - torch.tensor([[16, 40], [30, 14]])).abs()  # 14: half a digit from the edge
+    assert (off <= 0.1 * 36 * 4).all(), f"paths begin at the points, in 4 frames of 3.6 pixels: off by {off.tolist()}"
+    assert (where[0] != where[1]).any(), "the seed of each video draws where its digits go from there"
+    path = detailed(word_ids("3", DIGITS, 1, "cpu"), TWO, (64, 64), 3, [0], "0,63>40,10>20,20")
+    assert places_of(path)[0, :3, 0].tolist() == [[14, 50], [40, 14], [20, 20]], "kept within the picture"
     longer = detailed(word_ids("3, 8 9 at 28", DIGITS, 1, "cpu"), TWO, (64, 64), 5, [0], "16,40>40,16")[0]
     assert (longer % sora.PLACE).tolist() == [[4, 0]] * 7 + [[9, 10]], "the second caption begins at latent frame 7"
     assert (longer[:5, 0] >= sora.PLACE).all() and (longer[5:] < sora.PLACE).all(), "places: a window of them"
