@@ -19,7 +19,7 @@ import torch
 from numpy.random import SeedSequence
 
 from data.clips.files import make_folder
-from data.clips.moving_mnist import keep_places
+from data.clips.places import keep_places
 from data.evaluation import score
 from data.runtime import machine
 from data.runtime.arguments import Parser
@@ -57,7 +57,7 @@ class TrainConfig(ClipConfig):
 PRESETS = {
     "tiny": TrainConfig(),
     # Clips of a latent frame are cheap, and drawing is learned from many; moving, from those of 20 frames.
-    # Captions say where digits are (placed): else both become the same one (section 4 of sora.py, `nearness`).
+    # Captions say where digits are (placed): else both often become the same one (section 4 of sora.py, `nearness`).
     "small": TrainConfig(height=64, width=64, frames=20, digits=2, digit_size=28, shapes="4x64x64:8 20x64x64:6",
                          latent_channels=16, vae_width=56, vae_steps=28000, vae_batch=6, vae_shift=0.5,
                          placed=0.9, known=0.6, steps=7000, muon=1e-2, ema=0.999),

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from data.clips.idx import FILES, read_idx
-from sora import PLACE, TIME, InputError
+from data.clips.places import with_places
+from sora import TIME, InputError
 
 RULES = ("official", "stochastic", "steered")
 KEYS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1), "glide": (0, 0)}  # y, x; glide: no key
@@ -104,33 +105,6 @@ def with_keys(digits, keys):
     return torch.cat([digits[:, None].expand(-1, keys.shape[1], -1), key_words[..., None]], dim=-1)
 
 
-def digits_of(caption, n_digits):
-    """The digits' word ids (n, n_digits), without their places, in captions (n,words), or (n,F,words), where the
-    first latent frame counts."""
-    caption = caption[:, 0] if caption.ndim == 3 else caption
-    return caption[:, :n_digits] % PLACE
-
-
-def with_places(caption, middles):
-    """Word ids (...) that say where: middles (...,2), y and x in pixels. See sora.PLACE."""
-    y, x = middles.long().clamp(0, 999).unbind(-1)
-    return caption + PLACE * (1 + 1000 * y + x)
-
-
-def then_none(caption):
-    """Captions (n,F,D) with places, and one more without: of what comes later nothing is said."""
-    return torch.cat([caption, caption[:, -1:] % PLACE], dim=1)
-
-
-def keep_places(caption, share, generator=None):
-    """Captions (n,F,D) with places, for training: in a share of the clips the first k latent frames keep theirs
-    (k: 1 to F), in the others none does."""
-    n, F, _ = caption.shape
-    kept = 1 + (torch.rand(n, 1, 1, generator=generator) * F).long()
-    kept[torch.rand(n, 1, 1, generator=generator) >= share] = 0
-    return torch.where((torch.arange(F)[:, None] < kept).to(caption.device), caption, caption % PLACE)
-
-
 def stochastic_path(position, velocity, redraw, free):
     """The stochastic rule in pixels: each frame checks the walls (y first, then x), is drawn, then steps.
 
@@ -176,8 +150,7 @@ class MovingMNIST:
             self.words = self.words + list(KEYS)
 
     def clips(self, n, generator=None, frames=None, keys=None):
-        """n clips: video (n,channels,T,H,W) in [-1,1] on the device, caption of word ids on the device: (n, n_digits),
-        or with places (n, F, n_digits).
+        """n clips on the device: video (n,channels,T,H,W) in [-1,1], word ids (n, n_digits); with places (n,F,n_digits).
 
         The random numbers are drawn on the CPU from `generator`, so a seed means the same clips on every device.
         frames (n,T): which frames of longer clips to show, in any order; None: self.frames in a row.

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from data.clips.moving_mnist import digits_of, then_none
+from data.clips.places import digits_of, then_none
 from data.evaluation.intervals import interval
 from data.evaluation.judge import Judge, check_measurable, real_clips
 from data.evaluation.metrics import motion, squared_error
@@ -54,9 +54,8 @@ def loops(models, n, frames, window, context, anchor, seed, sampling):
     config, vae, dit, process, _ = models
     device = vae.mean.device
     caption = real_clips(config, "train", n, seed + 1)[1].to(device)
-    caption = then_none(caption) if caption.ndim == 3 else caption
     empty = blank_latent(config, n, 0, device)
-    circle = loop(dit, process, empty, frames // TIME, caption, window, context, anchor,
+    circle = loop(dit, process, empty, frames // TIME, then_none(caption), window, context, anchor,
                   randn=noise_of(seed, n, device), **sampling)
     twice = vae.decode(torch.cat([circle, circle], dim=2))          # the decoder has seen the end
     return twice[:, :, frames:].clamp(-1, 1).cpu()

@@ -9,7 +9,8 @@ import torch.nn.functional as nnf
 
 from data.clips.files import grid, write_still
 from data.clips.folder import load_data
-from data.clips.moving_mnist import MovingMNIST, digits_of, load_digits
+from data.clips.moving_mnist import MovingMNIST, load_digits
+from data.clips.places import digits_of
 from data.clips.reading import load_mnist_test
 from data.evaluation import metrics
 from data.evaluation.intervals import interval, jackknife, share

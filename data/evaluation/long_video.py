@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from data.clips.files import make_folder
-from data.clips.moving_mnist import digits_of, then_none
+from data.clips.places import digits_of, then_none
 from data.evaluation import plots
 from data.evaluation.judge import Judge, cells, check_measurable, grey, real_clips
 from data.evaluation.metrics import distance, motion
@@ -49,8 +49,7 @@ def long_clips(models, caption, seed, window, context, anchor, arm, sampling):
     B, device, cache = len(caption), caption.device, {}
     sampling = dict(sampling, randn=noise_of(seed, B, device))
     empty = blank_latent(config, B, 0, device)
-    told = then_none(caption) if caption.ndim == 3 else caption
-    first = next(extend(dit, process, empty, told, window, context, **sampling))
+    first = next(extend(dit, process, empty, then_none(caption), window, context, **sampling))
     caption = digits_of(caption, config.digits)                     # without places, if they had any
     if arm == "first":                                              # no caption, nothing to guide to
         caption, sampling = torch.zeros_like(caption), dict(sampling, guidance=1.0)

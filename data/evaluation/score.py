@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from data.clips.files import grid, write_clip, write_still
 from data.clips.folder import check_words, load_data, load_sources
-from data.clips.moving_mnist import digits_of
+from data.clips.places import digits_of
 from data.evaluation.intervals import interval, jackknife
 from data.evaluation.judge import Judge, cells, grey, published_clips, readable, real_clips, words_of
 from data.evaluation.metrics import change, psnr, squared_error, ssim

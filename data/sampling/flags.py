@@ -44,6 +44,19 @@ def parse(description, argv=None):
     use.add_argument("--score", action="store_true", help="measure --n clips of each kind (256), write a .score.json "
                      "beside the checkpoint; obeys --seed, --steps, --guidance, --sampler, --device")
     add("--mnist-test", metavar="FILE", help="of --score: predict the clips of mnist_test_seq.npy (64x64)")
+    add_how(parser)
+    args = parser.parse_args(argv)
+    args.places = args.places and " ".join(args.places)
+    args.ckpt = args.ckpt or (str(STEERED) if args.play else default_ckpt())
+    args.ignored = [f"--{name}" for use, names in IGNORED.items() for name in names
+                    if getattr(args, use) and getattr(args, name) != parser.get_default(name)]
+    if args.out is None and not args.play:                          # games are kept only if that is asked for
+        args.out = "out/sample.gif"
+    return args
+
+
+def add_how(parser):
+    """The flags that say how, whatever is made."""
     add = parser.add_argument_group("how").add_argument
     add("--strength", type=float, help="of --edit: near 0 leaves the clip, 1 leaves nothing of it (0.6)")
     add("--frames", type=int, help="frames in all (as in training; 64 more than the clip to extend; with --connect "
@@ -62,14 +75,6 @@ def parse(description, argv=None):
     add("--fps", type=float, help="frames a second of the file (as in the clip that is given, else 12); of --play (24)")
     add("--scale", type=int, help="enlarge every pixel to SCALE x SCALE (so that a clip is about 128 wide)")
     add("--device", default=machine.default_device(), help="cuda, cpu or mps")
-    args = parser.parse_args(argv)
-    args.places = args.places and " ".join(args.places)
-    args.ckpt = args.ckpt or (str(STEERED) if args.play else default_ckpt())
-    args.ignored = [f"--{name}" for use, names in IGNORED.items() for name in names
-                    if getattr(args, use) and getattr(args, name) != parser.get_default(name)]
-    if args.out is None and not args.play:                          # games are kept only if that is asked for
-        args.out = "out/sample.gif"
-    return args
 
 
 def given_names(args):

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as nnf
 
 from data.clips.captions import words_in
-from data.clips.moving_mnist import MovingMNIST, with_places
+from data.clips.moving_mnist import MovingMNIST
+from data.clips.places import with_places
 from sora import TIME, InputError
 
 # A comma divides only if a time follows it: a caption may have commas of its own.
@@ -109,8 +110,8 @@ def read_places(text, n, frames, size):
     y_x = r"\d{1,4},\d{1,4}"
     parts, named = str(text).split(), f"--places {str(text)[:80]}"
     if len(parts) != n or not all(re.fullmatch(f"{y_x}(>{y_x})*", part, re.ASCII) for part in parts):
-        raise InputError(f'{named}: expected y,x in whole pixels, such as 12,12, or a path, "12,12>20,20", for each word '
-                         f"that the prompt begins with ({n})")
+        raise InputError(f'{named}: expected y,x in whole pixels, such as 12,12, or a path, "12,12>20,20", for each '
+                         f"word that the prompt begins with ({n})")
     paths = [np.array([point.split(",") for point in part.split(">")], dtype=float) for part in parts]
     if any((points >= size).any() for points in paths):
         raise InputError(f"{named}: expected y from 0 to {size[0] - 1}, x from 0 to {size[1] - 1}")

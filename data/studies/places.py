@@ -11,7 +11,7 @@ import csv
 import torch
 
 from data.clips.files import make_folder
-from data.clips.moving_mnist import digits_of
+from data.clips.places import digits_of
 from data.evaluation.intervals import share
 from data.evaluation.judge import Judge, check_measurable, real_clips
 from data.evaluation.score import sample_clips

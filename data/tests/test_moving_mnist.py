@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data.clips import files, moving_mnist
-from data.clips.moving_mnist import MovingMNIST, digits_of, keep_places, load_digits, with_places
+from data.clips.moving_mnist import MovingMNIST, load_digits
+from data.clips.places import digits_of, keep_places, with_places
 from sora import PLACE, InputError
 
 

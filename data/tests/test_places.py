@@ -7,7 +7,7 @@ import torch
 import sample
 import sora
 import train
-from data.clips.moving_mnist import digits_of, with_places
+from data.clips.places import digits_of, with_places
 from data.evaluation import ends, long_video
 from data.evaluation.judge import words_of
 from data.runtime.checkpoints import SHIPPED, load_models, save_checkpoint

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import sora
-from data.clips.moving_mnist import KEYS, MovingMNIST, digits_of, draw_keys, load_digits, steered_path
+from data.clips.moving_mnist import KEYS, MovingMNIST, draw_keys, load_digits, steered_path
+from data.clips.places import digits_of
 from data.tests.conftest import close
 from sora import TIME, draw_windows
 
