@@ -150,7 +150,7 @@ class MovingMNIST:
             self.words = self.words + list(KEYS)
 
     def clips(self, n, generator=None, frames=None, keys=None):
-        """n clips on the device: video (n,channels,T,H,W) in [-1,1], word ids (n, n_digits); with places (n,F,n_digits).
+        """n clips on the device: video (n,channels,T,H,W) in [-1,1], ids (n, n_digits); with places (n,F,n_digits).
 
         The random numbers are drawn on the CPU from `generator`, so a seed means the same clips on every device.
         frames (n,T): which frames of longer clips to show, in any order; None: self.frames in a row.
