@@ -176,7 +176,7 @@ def draw_group(run, step, which):
     video, caption = source.clips(n, rng(run, step, "clips", which), frames)
     if run.config.placed > 0 and not run.config.data:
         caption = keep_places(caption, run.config.placed, rng(run, step, "places", which))
-    known, positions = known.to(run.device), positions.to(run.device)
+    known, positions = [x.to(run.device, non_blocking=True) for x in (known, positions)]
     t, eps, caption = draw_noise(run.process, run.config, latent_shape(run.config, video), known, caption,
                                  rng(run, step, "noise", which, run.device))
     return Group(video, caption, known, positions, t, eps)

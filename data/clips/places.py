@@ -30,5 +30,6 @@ def keep_places(caption, share, generator=None):
     (k: 1 to F), in the others none does."""
     n, F, _ = caption.shape
     kept = 1 + (torch.rand(n, 1, 1, generator=generator) * F).long()
-    kept[torch.rand(n, 1, 1, generator=generator) >= share] = 0
-    return torch.where((torch.arange(F)[:, None] < kept).to(caption.device), caption, caption % PLACE)
+    kept = kept * (torch.rand(n, 1, 1, generator=generator) < share)
+    keeps = (torch.arange(F)[:, None] < kept).to(caption.device, non_blocking=True)
+    return torch.where(keeps, caption, caption % PLACE)

@@ -93,7 +93,8 @@ class Events(TorchDispatchMode):
         source = next((x.device.type for x in args[::-1] if isinstance(x, torch.Tensor)), None)
         result = function(*args, **kwargs or {})
         if name in ("_to_copy", "copy_") and source != result.device.type:
-            self.seen.append(f"copy: {source} to {result.device.type}")
+            waits = not (kwargs or {}).get("non_blocking", args[2:3] == (True,))
+            self.seen.append(f"{'wait: ' * waits}copy: {source} to {result.device.type}")
         return result
 
 

@@ -41,7 +41,8 @@ def on_gpu(shapes=((4, 4, 4),), **changes):
     def source(F, h, w):
         def clips(n, generator=None, frames=None):
             video = torch.zeros(n, 1, 4 * F, 8 * h, 8 * w, device=GPU)
-            return video, torch.ones(n, 1, dtype=torch.long, device=GPU)
+            words = (n, F, 1) if config.placed > 0 else (n, 1)
+            return video, torch.ones(words, dtype=torch.long, device=GPU)
         return SimpleNamespace(clips=clips, frames=4 * F)
     vae, dit, ema = VideoVAE(config).to(GPU), DiT(config, 10).to(GPU), DiT(config, 10).to(GPU)
     nets = {"vae": vae, "dit": dit}
@@ -55,12 +56,13 @@ def on_gpu(shapes=((4, 4, 4),), **changes):
 
 @pytest.mark.parametrize("process", ["ddpm", "sit"])
 @pytest.mark.parametrize("shapes", [((4, 4, 4),), ((4, 4, 4), (2, 4, 6), (1, 4, 4))])
-def test_a_training_step_on_a_gpu_does_not_make_it_wait(gpu, monkeypatch, process, shapes):
-    """Between two lines of the log. Windows are drawn on the CPU: two small copies for each shape."""
+@pytest.mark.parametrize("placed, copies", [(0, 2), (0.5, 3)])
+def test_a_training_step_on_a_gpu_does_not_make_it_wait(gpu, monkeypatch, process, shapes, placed, copies):
+    """Between two lines of the log. Windows are drawn on the CPU: small copies for each shape, that nothing waits for."""
     def windows(config, B, F, generator=None):                      # draw_windows needs numbers
         return torch.zeros(B, F).bool(), torch.zeros(B, F).long(), torch.zeros(B, 4 * F).long()
 
-    run = on_gpu(shapes, process=process)
+    run = on_gpu(shapes, process=process, placed=placed)
 
     def backward(loss):                                             # autograd has no threads for a fake GPU
         assert loss.device == torch.device(GPU) and loss.shape == ()
@@ -74,7 +76,7 @@ def test_a_training_step_on_a_gpu_does_not_make_it_wait(gpu, monkeypatch, proces
     assert gpu == []
     run.stage = "dit"
     train.train_dit(run)
-    assert gpu == 2 * 2 * len(shapes) * ["copy: cpu to cuda"]
+    assert gpu == 2 * copies * len(shapes) * ["copy: cpu to cuda"]
     run.log.finite()
     assert gpu[-1] == "wait: _local_scalar_dense"                   # what may wait is seen
 

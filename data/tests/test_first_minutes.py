@@ -131,6 +131,25 @@ def test_a_compiler_that_does_not_work_is_one_line(tmp_path, monkeypatch, capsys
     assert machine.compiles("cpu") is False
 
 
+def test_a_new_shift_is_not_compiled_anew(tmp_path, monkeypatch):
+    """Each step of the VAE may move latents differently. It is compiled before and after that, each once."""
+    graphs, compiled = [], torch.compile
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+    monkeypatch.setattr(machine, "compiles", lambda device: True)
+    monkeypatch.setattr(torch, "compile", lambda f: compiled(f, backend=backend))
+    run = start(*RUN, "--compile", "--out", tmp_path)
+    video, eps, _ = train.draw_clips(run, 0)
+    for shift in ((0, 0), (1, 0), (0, 3), (2, 5), (1, 1), (6, 7)):
+        loss, expected = (train.vae_loss(vae, video, eps, 1e-4, shift)[0] for vae in (run.models["vae"], run.vae))
+        assert torch.allclose(loss, expected, atol=1e-6), f"shift {shift}: compiled {loss}, as it is {expected}"
+    assert len(graphs) == 2, f"expected encoder and decoder to be compiled once each, got {len(graphs)} graphs"
+    loss.backward()
+    assert run.vae.to_pixels.weight.grad is not None, "what is compiled has to train the weights of run.vae"
+
+
 # --- while it samples ----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("sampler,calls", [("ddim", 4), ("heun", 8)])
