@@ -58,7 +58,7 @@ def on_gpu(shapes=((4, 4, 4),), **changes):
 @pytest.mark.parametrize("shapes", [((4, 4, 4),), ((4, 4, 4), (2, 4, 6), (1, 4, 4))])
 @pytest.mark.parametrize("placed, copies", [(0, 2), (0.5, 3)])
 def test_a_training_step_on_a_gpu_does_not_make_it_wait(gpu, monkeypatch, process, shapes, placed, copies):
-    """Between two lines of the log. Windows are drawn on the CPU: small copies for each shape, that nothing waits for."""
+    """Between two lines of the log. Windows are drawn on the CPU: small copies, that nothing waits for."""
     def windows(config, B, F, generator=None):                      # draw_windows needs numbers
         return torch.zeros(B, F).bool(), torch.zeros(B, F).long(), torch.zeros(B, 4 * F).long()
 
