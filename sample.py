@@ -38,7 +38,7 @@ from data.runtime.errors import run_script
 from data.runtime.writing import putting_in_place
 from data.sampling.flags import (check_flags, check_room, given_clips, least_window, parse, print_notes,
                                  score_path)
-from data.sampling.prompt import changes_at, detailed, why_no_places, word_ids
+from data.sampling.prompt import changes_at, told_where, word_ids
 from data.sampling.watch import Progress, Range, checked
 from sora import SPACE, TIME, InputError, connect, extend, generate, loop, take
 
@@ -114,17 +114,6 @@ def edited(job, clip, strength, frames=None):
 def encode(job, clip):
     """Latent (n,C,F,h,w) of a clip (1,channels,T,H,W), once for each of the clips to make."""
     return job.models.vae.encode(clip).expand(len(job.caption), -1, -1, -1, -1)
-
-
-def told_where(job):
-    """The caption of a video that begins with nothing; in its first window it says where things are, if the
-    captions of training clips did."""
-    why_not = why_no_places(job.config, job.size) if (job.caption > 0).any() else "there is no prompt"
-    if why_not and job.places is not None:
-        raise InputError(f"--places {job.places}: {why_not}; leave it out")
-    if why_not:
-        return job.caption
-    return detailed(job.caption, job.config, job.size, job.windows[0], job.seeds, job.places)
 
 
 def require_more(frames, given):

@@ -67,6 +67,17 @@ def ids_of(text, words):
     return ids or [0]
 
 
+def told_where(job):
+    """The caption of a job (see sample.py) whose video begins with nothing; in its first window it says where
+    things are, if the captions of training clips did."""
+    why_not = why_no_places(job.config, job.size) if (job.caption > 0).any() else "there is no prompt"
+    if why_not and job.places is not None:
+        raise InputError(f"--places {job.places}: {why_not}; leave it out")
+    if why_not:
+        return job.caption
+    return detailed(job.caption, job.config, job.size, job.windows[0], job.seeds, job.places)
+
+
 def why_no_places(config, size):
     """Why captions are not to say where things are, for a clip of a size (H,W) in pixels; "" if they are."""
     if config.placed == 0 or config.data:
