@@ -1,7 +1,8 @@
 """Trains the video VAE, then the diffusion transformer, and ends with pictures and a verdict.
 
     python3 train.py                                  the preset `tiny`: ten minutes on two CPU cores
-    python3 train.py --preset small --out out/small   the standard moving MNIST: 64x64, two digits
+    python3 train.py --preset small --out out/small   two digits on 64x64, the standard moving MNIST; on a CPU
+    python3 train.py --preset standard --out out/standard                               the same, on one GPU
     python3 train.py --preset steered --init data/weights/tiny.pt --out out/steered    a world to play in
     python3 train.py --data FOLDER --out out/mine     your own clips (data/clips/README.md)
     torchrun --nproc_per_node=4 train.py ...          the same run on four GPUs
@@ -142,7 +143,7 @@ def draw_group(run, step, which):
     video, caption = source.clips(n, rng(run, step, "clips", which), frames)
     if run.config.placed > 0 and not run.config.data:
         caption = keep_places(caption, run.config.placed, rng(run, step, "places", which))
-    known, positions = [x.to(run.device, non_blocking=True) for x in (known, positions)]
+    known, positions = [machine.moved(x, run.device) for x in (known, positions)]
     t, eps, caption = draw_noise(run.process, run.config, latent_shape(run.config, video), known, caption,
                                  rng(run, step, "noise", which, run.device))
     return Group(video, caption, known, positions, t, eps)

@@ -120,9 +120,9 @@ class ClipFolder:
         which = torch.multinomial(room, 1, generator=generator)                 # (n,1)
         start = torch.rand(n, 1, generator=generator, dtype=torch.float64) * room.gather(1, which)
         index = self.first[which] + start.long() + frames - low[:, None]        # (n,T)
-        video = torch.from_numpy(self.pixels[index.numpy()]).to(self.device, non_blocking=True)    # (n,T,H,W,c)
+        video = moved(torch.from_numpy(self.pixels[index.numpy()]), self.device)    # (n,T,H,W,c)
         video = video.movedim(-1, 1).float() / 127.5 - 1
-        return video, self.captions[which[:, 0]].to(self.device, non_blocking=True)
+        return video, moved(self.captions[which[:, 0]], self.device)
 
     def notes(self, config):
         """Lines on what training on these clips may get wrong."""

@@ -24,6 +24,7 @@ import torch
 
 from data.clips.idx import FILES, read_idx
 from data.clips.places import with_places
+from data.runtime.machine import moved
 from sora import TIME, InputError
 
 RULES = ("official", "stochastic", "steered")
@@ -166,10 +167,9 @@ class MovingMNIST:
         paths = self.paths(n, generator, frames, keys)
         if self.placed:
             caption = with_places(caption[:, None], self.middles(paths))       # (n,F,D)
-        to = lambda x: x.to(self.device, non_blocking=True)
         with torch.autocast(torch.device(self.device).type, enabled=False):    # pixels are exact, whoever asks
-            video = self.draw(self.images[to(which)], to(paths))
-        return (video * 2 - 1).expand(-1, self.channels, -1, -1, -1), to(caption)
+            video = self.draw(self.images[moved(which, self.device)], moved(paths, self.device))
+        return (video * 2 - 1).expand(-1, self.channels, -1, -1, -1), moved(caption, self.device)
 
     def middles(self, paths):
         """The middles of digits in each latent frame (n,F,D,2) in pixels, from paths (n,T,D,2)."""

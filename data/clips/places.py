@@ -1,6 +1,7 @@
 """Captions whose words say where what they name is: see PLACE in sora.py."""
 import torch
 
+from data.runtime.machine import moved
 from sora import PLACE
 
 
@@ -31,5 +32,5 @@ def keep_places(caption, share, generator=None):
     n, F, _ = caption.shape
     kept = 1 + (torch.rand(n, 1, 1, generator=generator) * F).long()
     kept = kept * (torch.rand(n, 1, 1, generator=generator) < share)
-    keeps = (torch.arange(F)[:, None] < kept).to(caption.device, non_blocking=True)
+    keeps = moved(torch.arange(F)[:, None] < kept, caption.device)
     return torch.where(keeps, caption, caption % PLACE)

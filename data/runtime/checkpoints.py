@@ -99,7 +99,7 @@ def is_plain(x):
 
 
 def config_of(state, kind, path):
-    """The config of a checkpoint, as a `kind` of config (ClipConfig, or train.py's), checked."""
+    """The config of a checkpoint, as a `kind` of config (ClipConfig or TrainConfig), checked."""
     saved = state["config"]
     missing = [item.name for item in fields(kind) if item.name not in (*saved, *LATER)]
     if missing:

@@ -59,6 +59,11 @@ def autocast(device):
     return torch.autocast(kind, torch.bfloat16, enabled=has_bfloat16(device))
 
 
+def moved(x, device):
+    """A tensor of the CPU on the device. A CUDA GPU is not waited for (others would read x after it is gone)."""
+    return x.to(device, non_blocking=torch.device(device).type == "cuda")
+
+
 def tune_cpu():
     """Settings that make small networks on a CPU faster. They change nothing but rounding."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

@@ -24,7 +24,7 @@ USES = [*[("ddpm", dict(prediction=kind)) for kind in ("v", "eps", "x0")], ("sit
 def gpu(monkeypatch):
     """All tensors are fake and GPUs seem to be there. Yields the list of events."""
     if torch.version.cuda and not torch.cuda.is_available():
-        pytest.skip("this torch was built for CUDA and looks for a driver; a build for the CPU can pretend, and a GPU can")
+        pytest.skip("this torch was built for CUDA and looks for a driver; only a build for the CPU can pretend")
     monkeypatch.setattr(torch, "Generator", ClaimedGenerator)
     monkeypatch.setattr(machine, "has_bfloat16", lambda device: True)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
@@ -58,7 +58,7 @@ def on_gpu(shapes=((4, 4, 4),), **changes):
 @pytest.mark.parametrize("shapes", [((4, 4, 4),), ((4, 4, 4), (2, 4, 6), (1, 4, 4))])
 @pytest.mark.parametrize("placed, copies", [(0, 2), (0.5, 3)])
 def test_a_training_step_on_a_gpu_does_not_make_it_wait(gpu, monkeypatch, process, shapes, placed, copies):
-    """Between two lines of the log. Windows are drawn on the CPU: small copies, that nothing waits for."""
+    """Between two lines of the log. Windows are drawn on the CPU: small copies, none of them of the kind that waits."""
     def windows(config, B, F, generator=None):                      # draw_windows needs numbers
         return torch.zeros(B, F).bool(), torch.zeros(B, F).long(), torch.zeros(B, 4 * F).long()
 

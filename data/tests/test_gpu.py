@@ -6,14 +6,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from data.tests.conftest import ROOT, RUN, VISIBLE
 
 
 def has_gpu():
-    """Whether there is an NVIDIA GPU that pytest was allowed to see."""
-    return VISIBLE not in ("", "-1") and shutil.which("nvidia-smi") and not subprocess.run(
-        ["nvidia-smi", "-L"], capture_output=True).returncode
+    """Whether there is an NVIDIA GPU that pytest was allowed to see, and a torch that can use it."""
+    if VISIBLE in ("", "-1") or not torch.version.cuda or not shutil.which("nvidia-smi"):
+        return False
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
 
 
 pytestmark = pytest.mark.skipif(not has_gpu(), reason="no NVIDIA GPU here")
@@ -56,6 +58,7 @@ def test_a_run_on_a_gpu(tmp_path):
     out = tmp_path / "run"
     said = run("train.py", *CUDA, "--vae-shift", 0.5, "--until", 5, "--out", out)
     assert "cuda" in said and "stopped at dit step 5" in said, f"got {said}"
+    assert "no C++ compiler" not in said, f"expected networks to be compiled, got {said}"
     run("train.py", *CUDA, "--vae-shift", 0.5, "--resume", "--out", out)
     with (out / "log.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -207,9 +207,10 @@ def compile_networks(run):
     if machine.compiles(run.device):
         torch._dynamo.config.suppress_errors = True                 # what cannot be compiled runs as it is,
         torch._logging.set_logs(dynamo=logging.CRITICAL, inductor=logging.CRITICAL)     # without tracebacks
-        vae = copy.copy(run.vae)                                    # of the same weights
-        vae.moments, vae.decode = torch.compile(vae.moments), torch.compile(vae.decode)     # what `forward` does
-        run.models = {"vae": vae, "dit": torch.compile(run.models["dit"])}      # in between differs with the shift
+        vae = copy.copy(run.vae)                                    # another object, the same weights
+        # Its `forward` would be compiled anew for each shift of the latents, which lies between these two.
+        vae.moments, vae.decode = torch.compile(vae.moments), torch.compile(vae.decode)
+        run.models = {"vae": vae, "dit": torch.compile(run.models["dit"])}
     elif run.rank == 0:
         print("note: torch.compile finds no C++ compiler that works (a recent g++ or clang++): all runs as "
               "it is, which is slower but right")
