@@ -15,6 +15,7 @@ import torch
 from data.clips.cache import read_cache
 from data.clips.moving_mnist import MovingMNIST, load_digits
 from data.runtime.config import ceil_div, check, shapes_of
+from data.runtime.machine import moved
 from sora import TIME, InputError
 
 

@@ -132,8 +132,9 @@ def test_a_compiler_that_does_not_work_is_one_line(tmp_path, monkeypatch, capsys
 
 
 def test_a_new_shift_is_not_compiled_anew(tmp_path, monkeypatch):
-    """Each step of the VAE may move latents differently. It is compiled before and after that, each once."""
-    graphs, compiled = [], torch.compile
+    """Each step of the VAE may move latents differently. It is compiled before and after that; after it once for
+    latents that did not move, and at most once for all others, which may lie in memory in another order."""
+    graphs, compiled, after = [], torch.compile, []
 
     def backend(graph, inputs):
         graphs.append(graph)
@@ -145,7 +146,8 @@ def test_a_new_shift_is_not_compiled_anew(tmp_path, monkeypatch):
     for shift in ((0, 0), (1, 0), (0, 3), (2, 5), (1, 1), (6, 7)):
         loss, expected = (train.vae_loss(vae, video, eps, 1e-4, shift)[0] for vae in (run.models["vae"], run.vae))
         assert torch.allclose(loss, expected, atol=1e-6), f"shift {shift}: compiled {loss}, as it is {expected}"
-    assert len(graphs) == 2, f"expected encoder and decoder to be compiled once each, got {len(graphs)} graphs"
+        after.append(len(graphs))
+    assert after[0] == 2 and after[1] == after[-1] <= 3, f"expected 2 graphs, then 2 or 3 in all, got {after}"
     loss.backward()
     assert run.vae.to_pixels.weight.grad is not None, "what is compiled has to train the weights of run.vae"
 
