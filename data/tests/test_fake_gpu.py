@@ -81,6 +81,15 @@ def test_a_training_step_on_a_gpu_does_not_make_it_wait(gpu, monkeypatch, proces
     assert gpu[-1] == "wait: _local_scalar_dense"                   # what may wait is seen
 
 
+@pytest.mark.parametrize("device, waits", [("cuda", False), ("cuda:1", False), ("mps", True), ("cpu", True)])
+def test_only_cuda_is_not_waited_for(device, waits):
+    """What is copied may be gone before another kind of device has read it."""
+    class Noted:
+        def to(self, where, non_blocking):
+            return where, not non_blocking
+    assert machine.moved(Noted(), device) == (device, waits)
+
+
 def sample_all(process, randn, monkeypatch, events, **changes):
     """All uses of section 9 with all samplers of a process. Returns two lists, for each window: events
     before the first call of the network, and from there on."""
