@@ -38,7 +38,7 @@ class InputError(ValueError):
 
 
 # --------------------------------------------------------------------------------------------------
-# 1. Config. Clips and sampling are added in data/runtime/config.py, how to train in data/training/presets.py.
+# 1. Config. Clips and sampling: data/runtime/config.py; how to train: data/training/presets.py.
 
 def option(default, text):
     """A field of a config; `text` becomes the help of its flag on the command line of train.py."""

@@ -1,15 +1,10 @@
 """What the tests share: a miniature checkpoint, trained once, a folder of clips, and small helpers."""
 import data  # noqa: F401  first of all: it sets how the threads of torch wait
 
-import os
-
-# All is tested on the CPU, bit for bit, also where there is a GPU; but see test_gpu.py.
-VISIBLE = os.environ.setdefault("VISIBLE_OUTSIDE_PYTEST", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
 import contextlib
 import csv
 import io
+import os
 import re
 import signal
 from pathlib import Path

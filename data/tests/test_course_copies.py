@@ -16,10 +16,10 @@ from data.tests.conftest import ROOT, call, complaint
 TEXT = original()
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
+@pytest.fixture
+def copy(tmp_path):
     """A student's copy, as `make` writes it."""
-    folder = tmp_path_factory.mktemp("course") / "copy"
+    folder = tmp_path / "copy"
     copies.make(folder)
     return folder
 
@@ -41,21 +41,34 @@ def test_a_copy_holds_no_answers(copy):
         assert all(piece.strip().startswith("raise") for piece in pieces(copies.read_student(copy), part))
 
 
-def test_untouched_filled_in_and_everything_between(copy, capsys):
-    """`grade` of a copy, each part in a process: nothing, all, and a different harm in each part."""
+@pytest.fixture
+def graded(capsys):
+    """What `grade` of a folder prints, each part in a process."""
     def graded(folder, *flags):
         capsys.readouterr()
         call(main, "grade", folder, *flags)
         return capsys.readouterr().out
+    return graded
 
+
+def fill_in(folder):
+    """Writes the original into every part."""
+    text = copies.read_student(folder)
+    for part in PARTS:
+        text = fill(text, part, pieces(TEXT, part))
+    (folder / "sora.py").write_text(text)
+
+
+def test_an_untouched_copy_has_no_points(copy, graded):
+    """Each part says that it is still to be written."""
     said = graded(copy)
     assert said.count(" 0.0 of ") == len(PARTS) + 1 and "Traceback" not in said, said
     assert said.count("is yours to write") == len(PARTS), f"expected a reason for each part, got {said}"
 
-    text = copies.read_student(copy)
-    for part in PARTS:
-        text = fill(text, part, pieces(TEXT, part))
-    (copy / "sora.py").write_text(text)
+
+def test_the_original_has_all_points(copy, graded):
+    """And a note for each part that nobody writes word for word."""
+    fill_in(copy)
     said = graded(copy)
     most = sum(part.points for part in PARTS.values())
     assert f"{most:.1f} of {most}" in said, f"filled with the original: got {said}"
@@ -63,6 +76,10 @@ def test_untouched_filled_in_and_everything_between(copy, capsys):
     told = [part for part in PARTS if part not in (8, 10)]          # these are of few lines, which many write alike
     assert notes == [f"note: part {part} is the solution, word for word" for part in told], notes
 
+
+def test_a_harm_stays_in_its_part(copy, graded):
+    """A different one in each of six parts, and in the checks themselves: the others keep their points."""
+    fill_in(copy)
     answers(copy, {1: "    return latent +",                        # does not even parse
                    5: "        import os; os._exit(3)",
                    6: "        print('hello'); raise SystemExit",
@@ -84,6 +101,9 @@ def test_untouched_filled_in_and_everything_between(copy, capsys):
         line = re.search(rf"^part +{part} .*", said, re.MULTILINE)[0]
         assert line.endswith(points), f"part {part} is right: expected {points}, got {line}"
 
+
+def test_an_answer_without_end_is_stopped(copy, graded):
+    """After the seconds of --limit."""
     answers(copy, {4: "        while True: pass"})
     said = graded(copy, "--part", 4, "--limit", 2)
     assert "0.0 of 6" in said and "stopped after 2 seconds" in said, said

@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from data.tests.conftest import ROOT, RUN, VISIBLE
+from data.tests import VISIBLE
+from data.tests.conftest import ROOT, RUN
 
 
 def has_gpu():
