@@ -58,6 +58,7 @@ class Config:
     process: str = option("ddpm", "ddpm or sit")
     prediction: str = option("v", "what the network predicts with ddpm: v, eps or x0 (see DDPM)")
     noise_steps: int = option(1000, "N, the highest noise level of ddpm")
+    level_shift: float = option(0.0, "above 0: training's noise levels are higher (see DDPM)")
     known: float = option(0.5, "share of clips in which latent frames may be known")
     anchors: float = option(0.5, "share of known end frames that are anchors (section 7)")
     reach: int = option(96, "how far away anchors are said to be, in video frames, a multiple of 4")
@@ -465,8 +466,8 @@ class DDPM:
     1 - beta_i up to t, so that x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps."""
     samplers = ("ancestral", "ddim")
 
-    def __init__(self, steps=1000, prediction="v", device=None):
-        self.N, self.prediction = steps, prediction
+    def __init__(self, steps=1000, prediction="v", device=None, level_shift=0.0):
+        self.N, self.prediction, self.level_shift = steps, prediction, level_shift
         # >>> part 5
         u = torch.arange(steps + 1, dtype=torch.float64) / steps
         f = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2       # improved DDPM, eq. 17: cosine
@@ -476,9 +477,9 @@ class DDPM:
         self.alpha_bar = alpha_bar.float().to(device)               # (N+1,)
 
     def draw_levels(self, shape, generator=None, device=None):
-        """Levels in 1..N: N x sigmoid(normal), as in Stable Diffusion 3 (eq. 19). Most is learned in
-        the middle: near N there is almost nothing to be seen, near 0 almost nothing to remove."""
-        normal = torch.randn(shape, generator=generator, device=device)
+        """Levels in 1..N: N x sigmoid(normal + level_shift), as in Stable Diffusion 3 (eq. 19, its m).
+        With 0, few are near N. But there it is decided where things go: a shift teaches motion."""
+        normal = torch.randn(shape, generator=generator, device=device) + self.level_shift
         return (self.N * normal.sigmoid()).ceil().long().clamp(1, self.N)
 
     def schedule(self, steps, strength=1.0, device=None):
@@ -553,14 +554,16 @@ class DDPM:
 # 6. SiT, optional: the same transformer, but straight lines join data and noise. The network
 # learns the mean velocity of all lines through x_t; backward in t it leads from noise to data.
 
+@dataclass
 class SiT:
     """The linear interpolant x_t = (1 - t) x0 + t eps, t in [0,1] (Ma et al. 2024)."""
+    level_shift: float = 0.0                                        # see DDPM.draw_levels
     samplers = ("euler", "heun")
     N = 1                                                           # so t / N is t
 
     def draw_levels(self, shape, generator=None, device=None):
         """Levels in (0,1), the middle ones more often: see DDPM."""
-        return torch.randn(shape, generator=generator, device=device).sigmoid()
+        return (torch.randn(shape, generator=generator, device=device) + self.level_shift).sigmoid()
 
     def schedule(self, steps, strength=1.0, device=None):
         """steps + 1 levels, evenly spaced, from `strength` down to 0."""
@@ -601,11 +604,10 @@ class SiT:
 def draw_windows(config, B, F, generator=None):
     """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
-    both. A known first (last) frame may be an anchor, and show an earlier (later) moment than its
-    place says: `extend` reminds the network with one how the video began, perhaps long ago. No clip
-    reaches so far, so with reach 96 an anchor is really 0 to 24 latent frames beyond its place, but its
-    position always 24. Returns, on the CPU: known (B,F) bool; positions (B,F) in time; frames (B,4F),
-    the video frames to show, counted from the window's first."""
+    both. A known first (last) frame may be an anchor, of an earlier (later) moment than its place
+    says: in `extend`, how the video began, perhaps long ago. No clip is so long, so with reach 96 it is
+    really 0 to 24 latent frames beyond its place, but its position is always 24. Returns, on the CPU:
+    known (B,F) bool; positions (B,F); frames (B,4F) to show, counted from the window's first."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
         return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()
 
@@ -734,13 +736,11 @@ def generate(model, process, latent, known, caption, positions=None, steps=50, g
     if steps < 1 or not 0 < strength <= 1:
         raise InputError(f"steps {steps}, strength {strength}: expected 1 or more, and (0,1]")
     B, _, F, _, _ = latent.shape
-    if positions is None:
-        positions = torch.arange(F, device=latent.device)
+    positions = torch.arange(F, device=latent.device) if positions is None else positions
     known_mask = per_frame(known[None])                   # (1,1,F,1,1)
 
     def model_here(x, t, caption):
         return model(x, t, caption, positions.expand(len(x), F))
-
     denoiser = guided(model_here, guidance)
     step = getattr(process, sampler or process.samplers[0])
     levels = process.schedule(steps, strength, latent.device)       # at most steps + 1

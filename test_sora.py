@@ -832,19 +832,20 @@ def test_estimates_fit_the_noisy_latent(prediction):
                                     "blows up errors of eps, so clamp it"
 
 
-def test_levels_are_logit_normal():
-    """P(level <= k) = Phi(logit(k / N)), k = 1..N, for DDPM; for SiT the same in (0,1)."""
-    cdf = lambda u: Normal(0.0, 1.0).cdf(torch.logit(torch.tensor(u))).item()
-    levels = DDPM(4).draw_levels((40000, 1))
+@pytest.mark.parametrize("shift", [0.0, 1.5, -0.5])
+def test_levels_are_logit_normal(shift):
+    """P(level <= k) = Phi(logit(k / N) - shift), k = 1..N, for DDPM; for SiT the same in (0,1)."""
+    cdf = lambda u: Normal(shift, 1.0).cdf(torch.logit(torch.tensor(u))).item()
+    levels = DDPM(4, level_shift=shift).draw_levels((40000, 1))
     values = levels.unique().tolist()
     assert values == [1, 2, 3, 4], f"levels {values}, expected 1..N: level 0 is the data, nothing to learn"
     for k in (1, 2, 3):
-        share(levels <= k, cdf(k / 4), f"DDPM levels <= {k} of 4")
-    for process in (DDPM(1000), SiT()):
+        share(levels <= k, cdf(k / 4), f"DDPM, shift {shift}: levels <= {k} of 4")
+    for process in (DDPM(1000, level_shift=shift), SiT(shift)):
         u = process.draw_levels((40000, 1)) / process.N
         assert 0 < u.min() and u.max() <= 1, f"levels from {u.min()} to {u.max()} of N"
         for quantile in (0.1, 0.4, 0.8):
-            share(u <= quantile, cdf(quantile), f"{type(process).__name__}: levels <= {quantile} N")
+            share(u <= quantile, cdf(quantile), f"{type(process).__name__}, shift {shift}: levels <= {quantile} N")
 
 
 def test_ddpm_schedule_runs_from_n_to_0():
@@ -1000,10 +1001,12 @@ def test_heun_does_not_ask_for_level_0():
 
 def test_sit_schedule_and_make_process():
     close(SiT().schedule(4, 0.8), [0.8, 0.6, 0.4, 0.2, 0.0], "from strength down to 0, evenly")
-    ddpm = make_process(replace(MINI, noise_steps=7, prediction="x0"))
-    assert isinstance(ddpm, DDPM) and (ddpm.N, ddpm.prediction) == (7, "x0"), \
-        "config.noise_steps and config.prediction must reach the DDPM"
-    assert isinstance(make_process(replace(MINI, process="sit")), SiT), "process='sit' must give a SiT"
+    ddpm = make_process(replace(MINI, noise_steps=7, prediction="x0", level_shift=0.5))
+    assert isinstance(ddpm, DDPM) and (ddpm.N, ddpm.prediction, ddpm.level_shift) == (7, "x0", 0.5), \
+        "config.noise_steps, config.prediction and config.level_shift must reach the DDPM"
+    sit = make_process(replace(MINI, process="sit", level_shift=0.5))
+    assert isinstance(sit, SiT), "process='sit' must give a SiT"
+    assert sit.level_shift == 0.5, "config.level_shift must reach the SiT"
 
 
 # --- 7. training: windows and noise ---------------------------------------------------------------

@@ -141,8 +141,8 @@ def naming(path):
 def make_process(config, device=None):
     """The diffusion process that a config names."""
     if config.process == "sit":
-        return SiT()
-    return DDPM(config.noise_steps, config.prediction, device)
+        return SiT(config.level_shift)
+    return DDPM(config.noise_steps, config.prediction, device, config.level_shift)
 
 
 class Models(NamedTuple):

@@ -29,10 +29,11 @@ class ClipConfig(Config):
     digit_size: int = option(20, "edge of a digit")
 
 
-LATER = ("rate", "vae_shift", "placed")     # fields that older checkpoints do not have: what those did is the default
+# Fields that older checkpoints do not have: what those did is the default.
+LATER = ("rate", "vae_shift", "placed", "level_shift")
 SHARES = ("ema", "vae_shift", "known", "anchors", "caption_drop", "caption_drop_known", "placed")     # in [0,1]
-LEAST = {"frames": 2 * TIME, "seed": 0, "reach": 0, "vae_steps": 0}            # other counts: 1
-MOST = {"seed": 2 ** 63 - 1, "rate": 1000, "digits": 100, "dim": 10 ** 8, "vae_width": 10 ** 8,
+LEAST = {"frames": 2 * TIME, "seed": 0, "reach": 0, "vae_steps": 0, "level_shift": -10}        # other counts: 1
+MOST = {"seed": 2 ** 63 - 1, "rate": 1000, "level_shift": 10, "digits": 100, "dim": 10 ** 8, "vae_width": 10 ** 8,
         "latent_channels": 10 ** 8} | {name: 1 for name in SHARES}              # of others 10^15
 SHAPE = re.compile(r"(\d+)x(\d+)x(\d+):(\d+)", re.ASCII)
 CHOICES = {"process": ("ddpm", "sit"), "prediction": ("v", "eps", "x0"), "channels": (1, 3),

@@ -9,7 +9,7 @@ import torch
 import train
 from data.evaluation import judge as judging
 from data.runtime.checkpoints import load_checkpoint, load_models, save_checkpoint
-from data.studies import (compressor, framing, learning, measure, packing, plots, recipe, scaling, study)
+from data.studies import (compressor, framing, learning, levels, measure, packing, plots, recipe, scaling, study)
 from data.tests.conftest import call
 from data.training import start as starting
 from sora import DDPM, DiT, InputError
@@ -184,6 +184,29 @@ def test_without_walls_all_tokens_are_told_the_same():
 
 def test_nothing_of_a_change_is_left_behind(ckpt):
     assert starting.DiT is DiT and DDPM.draw_levels is not recipe.uniform_levels
+
+
+def test_levels_are_shifted_and_motion_is_measured(ckpt, tmp_path):
+    """The error of the single step is that of predictions with one step; of the others, with those of the config."""
+    levels.main([*short(ckpt, tmp_path, steps=2), "--only", "shifted by 2"])
+    rows = table(tmp_path, "levels")
+    assert runs_of(rows) == {"the recipe, not shifted", "shifted by 2"}
+    metrics = {row["metric"] for row in rows}
+    assert {levels.ONE, levels.MEAN, levels.AT_ONCE, "legibility"} <= metrics, f"missing numbers, got {metrics}"
+    for label, shift in levels.SHIFTS.items():
+        saved = tmp_path / "runs" / f"{label.replace(' ', '-').replace(',', '')}-steps2-seed0" / "sora.pt"
+        if label != "shifted by 1":
+            got = load_models(saved).process.level_shift
+            assert got == shift, f"{label}: expected a process with shift {shift}, got {got}"
+    models = load_models(saved)                                     # shifted by 2
+    torch.manual_seed(0)
+    models.dit.load_state_dict({name: torch.randn_like(x) / 9 for name, x in models.dit.state_dict().items()})
+    errors = {}
+    for steps in (1, 4):
+        errors[steps] = levels.errors(models._replace(config=replace(models.config, sample_steps=steps)), 4)
+    assert errors[1][levels.AT_ONCE] == errors[4][levels.AT_ONCE], "a single step, whatever the config says"
+    assert errors[4][levels.ONE] != errors[4][levels.AT_ONCE], "one sample takes all steps of the config"
+    assert errors[1][levels.ONE] == errors[1][levels.AT_ONCE], "which may be a single one"
 
 
 def test_flags_that_cannot_be_are_refused(tmp_path, ckpt):

@@ -32,10 +32,12 @@ PRESETS = {
     "small": TrainConfig(height=64, width=64, frames=20, digits=2, digit_size=28, shapes="4x64x64:8 20x64x64:6",
                          latent_channels=16, vae_width=56, vae_steps=28000, vae_batch=6, vae_shift=0.5,
                          placed=0.9, known=0.6, steps=7000, muon=1e-2, ema=0.999),
-    # The same on one GPU, where a step of many clips takes no longer than one of few.
+    # The same on one GPU, where a step of many clips takes little longer than one of few; and more noise,
+    # to learn how digits move.
     "standard": TrainConfig(height=64, width=64, frames=20, digits=2, digit_size=28, latent_channels=16,
-                            vae_width=80, vae_steps=12000, vae_batch=16, vae_shift=0.25, placed=0.5, known=0.7,
-                            batch=256, steps=9100, muon=1e-2, ema=0.999, log_every=100, save_every=1000),
+                            vae_width=80, vae_steps=12000, vae_batch=16, vae_shift=0.25, placed=0.5, known=0.85,
+                            level_shift=2.0, batch=448, steps=13400, muon=1e-2, ema=0.999, log_every=100,
+                            save_every=1000),
     "base": TrainConfig(height=128, width=128, frames=32, channels=3, digits=2, digit_size=28,
                         latent_channels=16, vae_width=192, vae_steps=50000, patch=2, dim=768, depth=12,
                         heads=12, batch=64, steps=200000),
