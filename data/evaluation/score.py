@@ -138,7 +138,7 @@ def predict(config, vae, dit, process, n, seed=0, clips=None, **sampling):
 def clip_losses(model, vae, process, config, clips):
     """The training loss of each of `clips`, (video, caption): (B,). Half of them have known frames;
     there are no anchors, and no captions are dropped. Noise, levels and masks are the same in every
-    call. To be compared only where process, prediction and VAE are the same."""
+    call. To be compared only where process, prediction, levels and VAE are the same."""
     config = replace(config, known=0.5, anchors=0, caption_drop=0, caption_drop_known=0)
     device, losses = vae.mean.device, []
     noise, masks = torch.Generator(device).manual_seed(0), torch.Generator().manual_seed(0)
