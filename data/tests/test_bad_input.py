@@ -34,6 +34,7 @@ def test_a_complaint_is_one_line_without_traceback(tmp_path, name):
     ("--data no/such", "no/such: no such folder"),
     ("--resume", "sora.pt: no such checkpoint"), ("--vae no.pt", "no.pt"), ("--init no.pt", "no.pt"),
     ("--caption-drop 2", "caption_drop 2.0: expected 0 to 1"), ("--known -1", "known -1"),
+    ("--level-shift 11", "level_shift 11.0: expected -10 to 10"), ("--level-shift -11", "level_shift -11"),
     ("--ema 1.5", "ema 1.5"), ("--save-every 0", "save_every 0"), ("--log-every 0", "log_every 0"),
     ("--steps 0", "steps 0"), ("--seed -1", "seed -1"), (f"--seed {2 ** 63}", "seed 9223372036854775808"),
     ("--lr nan", "lr nan"), ("--lr inf", "lr inf"), ("--muon -1", "muon -1"), ("--stride 0", "stride 0"),
