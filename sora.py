@@ -478,7 +478,7 @@ class DDPM:
 
     def draw_levels(self, shape, generator=None, device=None):
         """Levels in 1..N: N x sigmoid(normal + level_shift), as in Stable Diffusion 3 (eq. 19, its m).
-        With 0, few are near N. But there it is decided where things go: a shift teaches motion."""
+        With 0 most are in the middle, where most is learned; but where things go is decided near N."""
         normal = torch.randn(shape, generator=generator, device=device) + self.level_shift
         return (self.N * normal.sigmoid()).ceil().long().clamp(1, self.N)
 
@@ -562,7 +562,7 @@ class SiT:
     N = 1                                                           # so t / N is t
 
     def draw_levels(self, shape, generator=None, device=None):
-        """Levels in (0,1), the middle ones more often: see DDPM."""
+        """Levels in (0,1): see DDPM."""
         return (torch.randn(shape, generator=generator, device=device) + self.level_shift).sigmoid()
 
     def schedule(self, steps, strength=1.0, device=None):
@@ -605,8 +605,8 @@ def draw_windows(config, B, F, generator=None):
     """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
     both. A known first (last) frame may be an anchor, of an earlier (later) moment than its place
-    says: in `extend`, how the video began, perhaps long ago. No clip is so long, so with reach 96 it is
-    really 0 to 24 latent frames beyond its place, but its position is always 24. Returns, on the CPU:
+    says: in `extend`, how the video began, perhaps long ago. With reach 96 an anchor is really 0 to 24
+    latent frames beyond its place (clips are short), but its position always 24. Returns, on the CPU:
     known (B,F) bool; positions (B,F); frames (B,4F) to show, counted from the window's first."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
         return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()

@@ -2,7 +2,7 @@
 
     python3 train.py                                  the preset `tiny`: ten minutes on two CPU cores
     python3 train.py --preset small --out out/small   two digits on 64x64, the standard moving MNIST; on a CPU
-    python3 train.py --preset standard --out out/standard                               the same, on one GPU
+    python3 train.py --preset standard --out out/standard                    two digits, on one GPU, larger
     python3 train.py --preset steered --init data/weights/tiny.pt --out out/steered    a world to play in
     python3 train.py --data FOLDER --out out/mine     your own clips (data/clips/README.md)
     torchrun --nproc_per_node=4 train.py ...          the same run on four GPUs

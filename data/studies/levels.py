@@ -5,9 +5,9 @@
 
 Training draws levels N x sigmoid(normal + shift) (`DDPM.draw_levels` in sora.py). Frames 11 to 20 of held-out clips
 are predicted from frames 3 to 10, in `sample_steps` denoising steps, and also in a single one: from nothing but
-noise straight to the estimate of the clean frames. What is to be learned there is their mean, as nothing of them
-is to be seen. So the single step cannot be better than the mean of many samples, and if it is much worse, the network
-was not trained enough near N.
+noise straight to an estimate of the clean frames. (Frames 19 and 20 are in a second window, after the first.) Of a
+perfect network the estimate would be the mean of all that may follow, and of many samples that is the mean, too. If the
+single step errs much more than their mean, the network was not trained enough near N.
 """
 from dataclasses import replace
 

@@ -32,8 +32,8 @@ PRESETS = {
     "small": TrainConfig(height=64, width=64, frames=20, digits=2, digit_size=28, shapes="4x64x64:8 20x64x64:6",
                          latent_channels=16, vae_width=56, vae_steps=28000, vae_batch=6, vae_shift=0.5,
                          placed=0.9, known=0.6, steps=7000, muon=1e-2, ema=0.999),
-    # The same on one GPU, where a step of many clips takes little longer than one of few; and more noise,
-    # to learn how digits move.
+    # The same for one GPU, where many clips a step cost little; and more noise, to learn how digits move (its
+    # weights in data/weights/README.md began without).
     "standard": TrainConfig(height=64, width=64, frames=20, digits=2, digit_size=28, latent_channels=16,
                             vae_width=80, vae_steps=12000, vae_batch=16, vae_shift=0.25, placed=0.5, known=0.85,
                             level_shift=2.0, batch=448, steps=13400, muon=1e-2, ema=0.999, log_every=100,
