@@ -207,6 +207,7 @@ def test_levels_are_shifted_and_motion_is_measured(ckpt, tmp_path):
     assert errors[1][levels.AT_ONCE] == errors[4][levels.AT_ONCE], "a single step, whatever the config says"
     assert errors[4][levels.ONE] != errors[4][levels.AT_ONCE], "one sample takes all steps of the config"
     assert errors[1][levels.ONE] == errors[1][levels.AT_ONCE], "which may be a single one"
+    assert errors[4][levels.MEAN] != errors[4][levels.ONE], "the mean of several samples is not one of them"
 
 
 def test_flags_that_cannot_be_are_refused(tmp_path, ckpt):
