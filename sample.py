@@ -1,7 +1,7 @@
 """Makes videos from a checkpoint: from captions, from a picture, and from given clips, at any length.
 
     python3 sample.py --prompt 3                                   a clip of a 3
-    python3 sample.py --prompt "3 7" --n 9 --out out/nine.gif      nine clips (two digits: preset small)
+    python3 sample.py --prompt 7 --n 9 --out out/nine.gif          nine clips
     python3 sample.py --prompt 5 --frames 200 --out out/long.mp4   long: the window slides
     python3 sample.py --image digit.png --prompt 5                 begins with a picture
     python3 sample.py --extend clip.gif --prompt 5 --frames 200    goes on from a clip
@@ -162,7 +162,7 @@ def text_to_video(models, prompt, n=1, frames=None, seed=0, **options):
     """Clips (n,channels,T,H,W) in [-1,1] on the CPU. options: as for `make_job` and `generate`."""
     latents, _, frames = from_text(make_job(models, prompt, n, seed, **options), frames)
     latent = take(latents, ceil_div(frames, TIME))
-    return checked(models.vae.decode(latent)[:, :, :frames].clamp(-1, 1).cpu())
+    return checked(models.vae.decode(latent)[:, :, :frames].cpu())
 
 
 def write_video(vae, latents, skip, frames, writer, show):
@@ -171,7 +171,7 @@ def write_video(vae, latents, skip, frames, writer, show):
     cache, at, seen = {}, -skip, Range()                          # the decoder goes on where it was
     for latent in latents:
         for part in latent.split(8, dim=2):                         # in parts, for the memory
-            video = vae.decode(part, cache).clamp(-1, 1)
+            video = vae.decode(part, cache)
             shown = video[:, :, max(-at, 0):max(frames - at, 0)]
             at += video.shape[2]
             if shown.shape[2]:

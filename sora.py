@@ -19,7 +19,7 @@ One letter for each axis:
     D width of the transformer                  p edge of a patch in latent pixels
 Noise levels t run from 0 (clean) to N (only noise; the DDPM paper says T), integers, or reals in SiT.
 A sampler goes from t to s, the next lower one. The network is given t / N, in [0,1]. A "known" latent
-frame is given to it clean; its prediction is not used. Papers: README.md. "# >>> part 1": data/course.
+frame is given clean; its prediction is not used. Papers: README.md. "# >>> part 3": data/course, part 3.
 """
 import math
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ import torch.nn as nn
 import torch.nn.functional as nnf  # F is the number of latent frames
 
 TIME, SPACE = 4, 8  # a latent pixel stands for 4 video frames of 8 x 8 pixels
-PLACE = 10 ** 6     # id + PLACE * (1 + 1000 * y + x) is a word at pixel (y,x), id alone one without place
+PLACE = 10 ** 6     # optional, see `nearness`: id + PLACE * (1 + 1000 * y + x) is a word at pixel (y,x)
 
 
 class InputError(ValueError):
@@ -137,7 +137,7 @@ class VideoVAE(nn.Module):
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1, 1))
 
     def muon_parameters(self):
-        """What Muon (section 7) trains: kernels (out,in,...); ConvTranspose3d's are (in,out,...)."""
+        """What Muon (section 7) trains: kernels (out,in,...), so not ConvTranspose3d's (in,out,...)."""
         return [layer.weight for layer in self.modules() if isinstance(layer, CausalConv3d)]
 
     def moments(self, video):
@@ -173,11 +173,11 @@ class VideoVAE(nn.Module):
         latent = mean + (0.5 * log_var).exp() * eps                 # a draw from q(latent | video)
         if any(shift):
             latent = fourier_shift(latent, (shift[0] / SPACE, shift[1] / SPACE))
-        return self.decode((latent - self.mean) / self.std), mean, log_var
+        return self.decode((latent - self.mean) / self.std), mean, log_var      # decode undoes this
 
 
 def fourier_shift(x, shift):
-    """Moves x (B,C,F,h,w) down and right by shift, two numbers, whole or not, around the edges."""
+    """Moves x (B,C,F,h,w) down and right by shift, two numbers, whole or not, wrapping around."""
     turns = torch.fft.fftfreq(x.shape[3], device=x.device)[:, None] * shift[0]          # (h,1)
     turns = turns + torch.fft.rfftfreq(x.shape[4], device=x.device) * shift[1]          # (h,w/2+1)
     factors = torch.polar(torch.ones_like(turns), -2 * math.pi * turns)   # the shift theorem
@@ -188,7 +188,7 @@ def vae_loss(vae, video, eps, kl_weight, shift=(0, 0)):
     """Returns loss, error, KL. Loss: squared error + kl_weight x KL(q || N(0,1)), means over pixels and
     over latent values; 2V / P times the negative ELBO, up to a constant (decoder: a Gaussian of variance
     V; P pixels, n latent values; kl_weight = 2V n / P). With a shift, the moved latent is to give the
-    moved video: latents that move as things do are easy to generate (after EQ-VAE)."""
+    moved video: latents that move as things do are easy to generate (EQ-VAE: scaled, rotated)."""
     reconstruction, mean, log_var = vae(video, eps, shift)
     error = (reconstruction - video.roll(shift, dims=(3, 4))).square().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
@@ -272,7 +272,7 @@ def rotate(x, rope):
 # clean and noisy frames can stand in one clip: this is what all of section 8 builds on.
 
 def norm(x):
-    """LayerNorm over the last axis, with no learned scale and shift (they come from `modulate`)."""
+    """LayerNorm over the last axis, with no learned scale and shift: `modulate` follows, or a gain."""
     return nnf.layer_norm(x, x.shape[-1:])
 
 
@@ -284,7 +284,7 @@ def modulate(x, shift, scale):
 class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys (QK-norm, ViT-22B) and RoPE.
     Normalised vectors have the length sqrt(head_dim), so a logit q·k / sqrt(head_dim) is at most
-    that, 5.7 for 32 channels: little to pick one of 300 keys with. Each head learns a gain, first 2."""
+    that, 5.7 for 32 channels: little to pick one of small's 320 keys. A head learns a gain, first 2."""
 
     def __init__(self, dim, heads):
         super().__init__()
@@ -401,7 +401,7 @@ class DiT(nn.Module):
             x = x + torch.einsum("blw,blwd->bld", near, words)
         # The sinusoids expect levels up to 1000, as in DiT; in [0,1] most would hardly change.
         condition = self.embed_level(sinusoid(1000 * t, 256, max_period=10000))
-        condition = condition + self.embed_word(caption % PLACE).sum(2)         # (B,F,D)
+        condition = condition + self.embed_word(caption % PLACE).sum(2)     # (B,F,D); % PLACE: id alone
         rope = rope_angles(positions, self.head_dim)
         for block in self.blocks:
             x = block(x, condition, frame, rope, lengths)
@@ -444,7 +444,7 @@ def nearness(place, positions, frame, p):
 
 
 # --------------------------------------------------------------------------------------------------
-# 5. DDPM. A process, this one or SiT below, has this interface:
+# 5. DDPM. A process, this or SiT (`make_process` in data/runtime/checkpoints.py), has this interface:
 #     N                                the highest level: nothing but noise
 #     draw_levels(shape)               random levels to train at
 #     q_sample(x0, t, eps)             the noisy latent x_t
@@ -452,8 +452,8 @@ def nearness(place, positions, frame, p):
 #     schedule(steps, strength)        levels of a sampler, from strength x N (section 8) down to 0
 #     samplers                         names of its steps (model, x, t, s, caption, randn) -> x_s
 # Levels t and s are (B,F), one for each latent frame: integers here, and level 0 is the data.
-# The `model` of a sampler needs no positions: `generate` has bound them. It puts known frames back
-# after each step: they have t = s = 0, for which a step may compute NaN (0/0).
+# The `model` of a sampler needs no positions: `generate` has bound them. `generate` also puts known
+# frames back before each step and at the end: with their t = s = 0 a step may compute NaN (0/0).
 
 def per_frame(value):
     """A value for each latent frame (B,F), shaped to multiply a latent (B,C,F,h,w)."""
@@ -466,10 +466,10 @@ class DDPM:
     1 - beta_i up to t, so that x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps."""
     samplers = ("ancestral", "ddim")
 
-    def __init__(self, steps=1000, prediction="v", device=None, level_shift=0.0):
-        self.N, self.prediction, self.level_shift = steps, prediction, level_shift
+    def __init__(self, N=1000, prediction="v", device=None, level_shift=0.0):
+        self.N, self.prediction, self.level_shift = N, prediction, level_shift
         # >>> part 5
-        u = torch.arange(steps + 1, dtype=torch.float64) / steps
+        u = torch.arange(N + 1, dtype=torch.float64) / N
         f = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2       # improved DDPM, eq. 17: cosine
         betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)               # beta_1 .. beta_N, none of them 1
         alpha_bar = torch.cat([torch.ones(1), (1 - betas).cumprod(0)])
@@ -480,7 +480,7 @@ class DDPM:
         """Levels in 1..N: N x sigmoid(normal + level_shift), as in Stable Diffusion 3 (eq. 19, its m).
         With 0 most are in the middle, where most is learned; but where things go is decided near N."""
         normal = torch.randn(shape, generator=generator, device=device) + self.level_shift
-        return (self.N * normal.sigmoid()).ceil().long().clamp(1, self.N)
+        return (self.N * normal.sigmoid()).ceil().long()
 
     def schedule(self, steps, strength=1.0, device=None):
         """Up to steps + 1 levels, evenly spaced, from strength x N, at least 1, down to 0."""
@@ -604,10 +604,10 @@ class SiT:
 def draw_windows(config, B, F, generator=None):
     """Draws what B training clips of F latent frames show, to train all uses of sections 8 and 9.
     In a share `config.known` of the clips, latent frames may be known: at the start, at the end, or
-    both. A known first (last) frame may be an anchor, of an earlier (later) moment than its place
-    says: in `extend`, how the video began, perhaps long ago. With reach 96 an anchor is really 0 to 24
-    latent frames beyond its place (clips are short), but its position always 24. Returns, on the CPU:
-    known (B,F) bool; positions (B,F); frames (B,4F) to show, counted from the window's first."""
+    both. A known first (last) frame may be an anchor, of an earlier (later) moment than its place says:
+    in `extend`, how the video began. With reach 96 an anchor is really 0 to 24 latent frames beyond its
+    place (clips are short), but is said to be 24 beyond it: at -24, or F - 1 + 24. Returns, on the CPU:
+    known (B,F) bool; positions (B,F); frames (B,4F) to show, below 0 before the window."""
     def whole(low, high):  # random integers, low <= n <= high; high may differ from clip to clip
         return low + (torch.rand(B, generator=generator) * (high - low + 1)).long()
 
@@ -623,8 +623,8 @@ def draw_windows(config, B, F, generator=None):
     reach = config.reach // TIME
     for end, direction in ((0, -1), (F - 1, 1)):
         is_anchor = known[:, end] & (torch.rand(B, generator=generator) < config.anchors)
-        source[is_anchor, end] += direction * whole(0, reach)[is_anchor]  # shown: 0 to reach farther
-        positions[is_anchor, end] += direction * reach                    # position: always reach
+        source[:, end] += direction * is_anchor * whole(0, reach)   # shown: from 0 to reach farther
+        positions[:, end] += direction * is_anchor * reach          # position: always reach farther
     frames = TIME * source[:, :, None] + torch.arange(TIME)         # (B,F,4)
     return known, positions, frames.flatten(1)
 
@@ -632,7 +632,7 @@ def draw_windows(config, B, F, generator=None):
 def draw_noise(process, config, shape, known, caption, generator=None):
     """The other random parts of a training step, on latents of `shape` (B,C,F,h,w).
     Returns t (B,F), one level for the unknown frames of a clip, 0 for known ones; the noise eps; and the
-    caption, set to 0 (none) in some clips, more often if frames are known: they show it already."""
+    caption, set to 0 (none) in some clips, for `guided`, and in more where frames show it already."""
     B, device = shape[0], known.device
     # >>> part 11
     t = torch.where(known, 0, process.draw_levels((B, 1), generator, device))   # (B,F)
@@ -664,8 +664,8 @@ def newton_schulz(matrices, steps=5):
     """Makes matrices (n,rows,columns) nearly orthogonal (for Muon): U S V^T becomes about U V^T.
     A step x <- (a I + b x x^T + c (x x^T)^2) x keeps U and V, and maps a singular value s to
     a s + b s^3 + c s^5. The coefficients (Jordan et al. 2024) make small values grow 3.4-fold; those
-    above 0.01 of the norm end in [0.68, 1.14], not at 1. A step multiplies x by a matrix (rows,rows):
-    these are multiplied first, then x, which may have many columns (bfloat16 is too coarse for this)."""
+    above 0.01 of the norm end in [0.68, 1.14], not at 1. As x may have many columns, the brackets of
+    all steps are multiplied with one another first, and x only once (bfloat16 is too coarse for it)."""
     # >>> part 13
     if matrices.shape[1] > matrices.shape[2]:                       # x x^T would be the larger square
         return newton_schulz(matrices.mT, steps).mT
@@ -765,7 +765,7 @@ def extend(model, process, past, caption, window, context, anchor=0, backward=Fa
     past (B,C,F,h,w): the latent frames so far; F may be 0
     caption: (B,words), or (B,F',words), one for each latent frame, those of `past` first, then the
         new ones; the last caption holds for all frames after it
-    window: latent frames sampled jointly; up to `context` of them the newest of the past
+    window: latent frames sampled jointly; context: at most so many of them are the newest of the past
     anchor: 0 (none), or config.reach / 4: when the context has lost the video's first latent frame,
         each window begins with it at position -anchor, as in training.
     backward: `past`, in normal order, is what comes later; yields what is before it, in reverse.
@@ -837,13 +837,13 @@ def connect(model, process, before, after, gap, caption, window, context, anchor
 
 def loop(model, process, empty, frames, caption, window, context, anchor=0, **sampling):
     """Latents whose end leads back to their beginning, (B,C,frames,h,w): samples a window, or less
-    of it so that `room` frames are left for the way back, which `connect` then fills.
-    The decoder looks back: decode the loop twice in a row, keep the second half. empty: (B,C,0,h,w)."""
+    of it so that `room` frames are left for the way back, which `connect` then fills. The decoder looks
+    back: decode the loop twice in a row, keep the second half. empty: (B,C,0,h,w), else as `extend`."""
     room = window - 2 * max(context // 2, 1)                       # what `connect` can fill at once
     if frames <= room:
         raise InputError(f"loop of {frames} latent frames: expected more than {room}, the way back")
     windows = extend(model, process, empty, caption, window, context, **sampling)
-    start = take(windows, min(window, frames - room))
+    start = next(windows)[:, :, :frames - room]
     gap = frames - start.shape[2]
     last = caption if caption.ndim == 2 else caption[:, -1]         # the way back has one caption
     back = connect(model, process, start, start, gap, last, window, context, anchor, **sampling)

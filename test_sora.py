@@ -713,7 +713,7 @@ def test_places_are_added_where_they_are():
     dit.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     placed = bare.clone()
     placed[0, 1, 1] = at(7, 12, 12)                                 # the middle of the token in row 1, column 1
-    changed(dit(x, t, placed), plain)
+    assert changed(dit(x, t, placed), plain).all(), "expected a place to change the predictions: is it read at all?"
     dit(x, t, bare)
     near, far = seen[0][0], seen[1][0]                              # (1,L,D), what the first block gets
     same(seen[0][1], seen[1][1], "the condition of adaLN: a word means the same with and without its place")

@@ -63,9 +63,10 @@ def parse(argv=None):
 
 
 # --- the two stages -----------------------------------------------------------------------------------
-# run.vae and run.dit are the networks; run.models are these as a training step calls them: compiled, on
-# several GPUs. run.mix: for each shape a source of clips, and how many a step takes. run.parts: which parts
-# (i, n) of a step this process computes, one after the other: every n-th clip from i on.
+# run.vae and run.dit are the networks, run.ema the averaged dit; run.models are the networks as a training
+# step calls them: compiled, split among run.world processes (run.networks: neither). run.mix: for each shape a
+# source of clips, and how many a step takes. run.parts: which parts (i, n) of a step this process computes,
+# one after the other: every n-th clip from i on. All is made in data/training/start.py.
 
 def rng(run, step, purpose, which=0, device="cpu"):
     """A generator for one purpose in one step, of clips run.mix[which]: a run that stopped draws the same."""
@@ -138,7 +139,7 @@ def draw_group(run, step, which):
     source, n = run.mix[which]
     windows = rng(run, step, "windows", which)
     known, positions, frames = draw_windows(run.config, n, source.frames // TIME, windows)
-    if source.frames == TIME:                                       # an image: one frame, four times
+    if source.frames == TIME:                                       # a still: one frame, four times
         frames = frames[:, :1].expand(-1, TIME)
     video, caption = source.clips(n, rng(run, step, "clips", which), frames)
     if run.config.placed > 0 and not run.config.data:

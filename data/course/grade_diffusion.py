@@ -76,9 +76,9 @@ def check_other_steps(s):
     exact = [paper(t, half) for t in range(half)]
     beginning = torch.tensor([paper(t) for t in range(half + 1)])   # of the schedule of N steps
     require(len(got) == half + 1, f"alpha_bar of DDPM({half}): expected {half + 1} entries, got {len(got)}: "
-            "`steps` says how many")
+            "`N` says how many")
     expect(got, torch.tensor(exact + [exact[-1] * 0.001]), f"alpha_bar of DDPM({half})", {
-        f"t is divided by {N}, not by `steps`": beginning}, atol=1e-6)
+        f"t is divided by {N}, not by `N`": beginning}, atol=1e-6)
 
 
 def check_signal_noise(s):

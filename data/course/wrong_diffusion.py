@@ -3,12 +3,12 @@
 DIFFUSION = {
     5: [("torch.cat([torch.ones(1), (1 - betas).cumprod(0)])", "(1 - betas).cumprod(0)", "entry 0 is "
             "missing"),
-        ("torch.arange(steps + 1, dtype=torch.float64) / steps",
-         "torch.linspace(0, 1, steps, dtype=torch.float64)", "linspace needs N+1 points"),
-        ("torch.arange(steps + 1, dtype=torch.float64) / steps",
+        ("torch.arange(N + 1, dtype=torch.float64) / N",
+         "torch.linspace(0, 1, N, dtype=torch.float64)", "linspace needs N+1 points"),
+        ("torch.arange(N + 1, dtype=torch.float64) / N",
          "torch.arange(1001, dtype=torch.float64) / 1000", "expected 501 entries, got 1001"),
-        ("torch.arange(steps + 1, dtype=torch.float64) / steps",
-         "torch.arange(steps + 1, dtype=torch.float64) / 1000", "not by `steps`"),
+        ("torch.arange(N + 1, dtype=torch.float64) / N",
+         "torch.arange(N + 1, dtype=torch.float64) / 1000", "not by `N`"),
         ("torch.cat([torch.ones(1), (1 - betas).cumprod(0)])",
          "torch.cat([(1 - betas).cumprod(0), torch.zeros(1)])", "off by one"),
         (" * math.pi / 2) ** 2", " * math.pi / 2)", "cosine is not squared"),

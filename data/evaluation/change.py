@@ -44,7 +44,7 @@ def changing(models, before, after, at, seed, windows, sampling):
     with tqdm(total=F, unit="latent frame") as bar:
         while made < F:
             latent = next(new)
-            parts.append(vae.decode(latent, cache).clamp(-1, 1).cpu())
+            parts.append(vae.decode(latent, cache).cpu())
             made += latent.shape[2]
             bar.update(latent.shape[2])
     return torch.cat(parts, dim=2)[:, :, :2 * at]

@@ -118,7 +118,7 @@ def branches(models, futures, seed, context, sampling):
         windows = extend(dit, process, past, caption.to(device), *one_new(config, context),
                          randn=noise_of(seed, len(video), device), **sampling)
         latent = torch.cat([past, next(windows)], dim=2)
-        made[name] = last_four(vae.decode(latent)).clamp(-1, 1).cpu()
+        made[name] = last_four(vae.decode(latent)).cpu()
     return made
 
 

@@ -58,7 +58,7 @@ def loops(models, n, frames, window, context, anchor, seed, sampling):
     circle = loop(dit, process, empty, frames // TIME, then_none(caption), window, context, anchor,
                   randn=noise_of(seed, n, device), **sampling)
     twice = vae.decode(torch.cat([circle, circle], dim=2))          # the decoder has seen the end
-    return twice[:, :, frames:].clamp(-1, 1).cpu()
+    return twice[:, :, frames:].cpu()
 
 
 def loop_table(models, n, frames, window, context, anchor, seed, sampling):
@@ -95,9 +95,9 @@ def middles(models, n, window, seed, sampling):
     middle = slice(TIME, video.shape[2] - TIME)
     weight = torch.linspace(0, 1, video.shape[2] - 2 * TIME + 2)[1:-1].view(-1, 1, 1)
     before, after = video[:, :, TIME - 1:TIME], video[:, :, -TIME:1 - TIME]     # (n,channels,1,H,W)
-    made = {"the model": vae.decode(filled).clamp(-1, 1).cpu()[:, :, middle],
+    made = {"the model": vae.decode(filled).cpu()[:, :, middle],
             "blended ends": (1 - weight) * before + weight * after,
-            "the VAE alone": vae.decode(latent).clamp(-1, 1).cpu()[:, :, middle]}
+            "the VAE alone": vae.decode(latent).cpu()[:, :, middle]}
     pixels, judge, table = video[0, :, 0].numel(), Judge(config), {}
     for name, clip in made.items():
         table[name] = {"error": interval(squared_error(video[:, :, middle], clip) * pixels),
@@ -121,7 +121,7 @@ def extensions(models, n, window, context, anchor, seed, sampling):
             clip = vae.decode(torch.cat([given, new], dim=2))[:, :, half * TIME:]
         else:                                                       # the newest is what comes first
             clip = vae.decode(torch.cat([new.flip(2), given], dim=2))[:, :, :window * TIME]
-        table[name] = judge.measure(clip.clamp(-1, 1).cpu(), caption)
+        table[name] = judge.measure(clip.cpu(), caption)
     table["held out"] = judge.measure(*real_clips(config, "heldout", n, seed))
     return table
 

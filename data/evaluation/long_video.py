@@ -55,7 +55,7 @@ def long_clips(models, caption, seed, window, context, anchor, arm, sampling):
         caption, sampling = torch.zeros_like(caption), dict(sampling, guidance=1.0)
     later = extend(dit, process, first, caption, window, context, anchor, **sampling)
     for latent in chain([first], later):
-        yield vae.decode(latent, cache).clamp(-1, 1).cpu()          # the decoder goes on where it was
+        yield vae.decode(latent, cache).cpu()                       # the decoder goes on where it was
 
 
 def starts(frames, length):

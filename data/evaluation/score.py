@@ -29,8 +29,7 @@ from sora import (SPACE, TIME, InputError, diffusion_loss, draw_noise, draw_wind
 def through_vae(vae, video, progress=False):
     """What the VAE makes of clips (B,channels,T,H,W) on the CPU: the same shape, on the CPU."""
     parts = tqdm(video.split(16), "copying", disable=not progress)
-    copies = [vae.decode(vae.encode(part.to(vae.mean.device))) for part in parts]
-    return torch.cat([copy.clamp(-1, 1).cpu() for copy in copies])
+    return torch.cat([vae.decode(vae.encode(part.to(vae.mean.device))).cpu() for part in parts])
 
 
 def blank_latent(config, n, F, device):
@@ -56,7 +55,7 @@ def sample_clips(model, vae, process, config, caption, seed=0, progress=False, *
         blank = blank_latent(config, len(words), F, device)
         randn = noise_of(seed, len(words), device, first)
         latent = generate(model, process, blank, known, words, randn=randn, **sampling)
-        parts += [vae.decode(z).clamp(-1, 1).cpu() for z in latent.split(16)]
+        parts += [vae.decode(z).cpu() for z in latent.split(16)]
     return torch.cat(parts)
 
 
@@ -127,8 +126,8 @@ def predict(config, vae, dit, process, n, seed=0, clips=None, **sampling):
         given = latent[:, :, :2]
         new = take(extend(dit, process, given, nothing, window, context, randn=randn, **sampling), 3)
         predicted = torch.cat([given, new], dim=2)
-        parts["the model"].append(vae.decode(predicted)[:, :, 8:18].clamp(-1, 1).cpu())
-        parts["the VAE alone"].append(vae.decode(latent)[:, :, 8:18].clamp(-1, 1).cpu())
+        parts["the model"].append(vae.decode(predicted)[:, :, 8:18].cpu())
+        parts["the VAE alone"].append(vae.decode(latent)[:, :, 8:18].cpu())
     guesses = {name: torch.cat(part) for name, part in parts.items()}
     guesses["the last frame again"] = video[:, :, 9:10].expand(-1, -1, 10, -1, -1)
     return video[:, :, 10:20], guesses, caption

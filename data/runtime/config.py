@@ -14,8 +14,8 @@ class ClipConfig(Config):
     height: int = option(32, "height of a clip, a multiple of 8 x patch")
     width: int = option(32, "width of a clip, a multiple of 8 x patch")
     frames: int = option(16, "video frames of a training clip, a multiple of 4, at least 8")
-    shapes: str = option("", "several shapes in every step: FRAMESxHEIGHTxWIDTH:CLIPS ...; 1 frame is "
-                             "an image; left out: `batch` equal clips")
+    shapes: str = option("", "several shapes in every step: FRAMESxHEIGHTxWIDTH:CLIPS ...; 1 to 4 frames: "
+                             "an image, that is a still; left out: `batch` equal clips")
     data: str = option("", "folder of clips (see data/clips/README.md); left out: moving MNIST")
     heldout: str = option("", "hold out clips whose names contain one of these words; left out: every "
                               "tenth")

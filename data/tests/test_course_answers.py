@@ -56,10 +56,10 @@ ANSWERS = {
         return self.out(y.permute(0, 2, 1, 3).flatten(2))
 """],
     5: ["""
-        t = torch.arange(steps + 1) / steps
+        t = torch.arange(N + 1) / N
         f = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
         alpha_bar = f / f[0]
-        for i in range(1, steps + 1):
+        for i in range(1, N + 1):
             beta = min(1 - float(f[i] / f[i - 1]), 0.999)
             alpha_bar[i] = alpha_bar[i - 1] * (1 - beta)
 """, """
