@@ -58,7 +58,7 @@ class Config:
     process: str = option("ddpm", "ddpm or sit")
     prediction: str = option("v", "what the network predicts with ddpm: v, eps or x0 (see DDPM)")
     noise_steps: int = option(1000, "N, the highest noise level of ddpm")
-    level_shift: float = option(0.0, "above 0: training's noise levels are higher (see DDPM)")
+    level_shift: float = option(0.0, "-10 to 10; above 0: training's levels are higher (see DDPM)")
     known: float = option(0.5, "share of clips in which latent frames may be known")
     anchors: float = option(0.5, "share of known end frames that are anchors (section 7)")
     reach: int = option(96, "how far away anchors are said to be, in video frames, a multiple of 4")

@@ -77,7 +77,9 @@ def check_value(name, kind, value):
     if name == "guidance":
         low = -math.inf
     if not low <= value <= high or value == -math.inf:
-        expected = f"{low} to {high:g}" if name in SHARES or value > high else f"{low} or more"
+        expected = f"{low} or more"
+        if name in SHARES or name == "level_shift" or value > high:
+            expected = f"{low} to {high:g}"
         if low == -math.inf:
             expected = "a finite number"
         raise InputError(f"{name} {value}: expected {expected}")
@@ -88,7 +90,7 @@ def without_effect(config, given, borrowed_vae=False):
     cases = (
         (config.data, "mnist rule digits digit_size placed", "clips come from --data"),
         (not config.data, "heldout stride rate cache", "there is no --data"),
-        (config.shapes, "height width frames batch", "--shapes says it"),
+        (config.shapes, "height width frames batch", "shapes say it, of --shapes or of the preset"),
         (config.process == "sit", "prediction noise_steps", "the process is sit"),
         (config.anchors == 0, "reach", "--anchors is 0"),
         (config.reach == 0, "anchors", "--reach is 0"),
@@ -125,7 +127,7 @@ def window_of(config, window=None, context=None, anchor=True):
 def trained_sizes(config):
     """The sizes (H,W) in pixels that a model was trained at."""
     sizes = [(height, width) for _, height, width, _ in shapes_of(config)]
-    return sizes or [(config.height, config.width)]
+    return list(dict.fromkeys(sizes)) or [(config.height, config.width)]        # each once
 
 
 def shapes_of(config):

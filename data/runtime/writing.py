@@ -45,7 +45,7 @@ def putting_in_place(part, path):
 def cannot_write(path, error):
     """The InputError for an OSError that came while `path` was written."""
     folder = Path(path).absolute().parent
-    free = "its folder is gone"
+    free = "there is no such folder"
     if folder.is_dir():
         free = f"{shutil.disk_usage(folder).free / 1e9:.3g} GB are free on its disk"
     reason = (error.strerror or str(error)).partition("\n")[0][:80]

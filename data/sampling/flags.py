@@ -27,9 +27,9 @@ def parse(description, argv=None):
     parser = Parser(description)
     add = parser.add_argument
     add("--ckpt", help="checkpoint (out/sora.pt, else the weights that come along)")
-    add("--out", metavar="FILE", help=".gif, .mp4, .webm or .npy (out/sample.gif)")
+    add("--out", metavar="FILE", help=".gif, .mp4, .webm or .npy, --n clips in a grid (out/sample.gif)")
     add("--prompt", default="", help='caption, words of the data set such as "3" or "3 7"; left out: any; '
-                                     '"3, 8 at 60": another one from video frame 60 on')
+                                     '"3, 8 at 60": another one from video frame 60 on; "3, any at 60": none')
     add("--places", nargs="+", metavar="Y,X", help="where the middle of each word begins, or its path in the first "
         'window, "12,12>20,20" (y,x in pixels; what is left out is drawn by the seed)')
     use = parser.add_argument_group("what to make").add_mutually_exclusive_group()
@@ -42,7 +42,7 @@ def parse(description, argv=None):
                                                     "at most a window of it")
     use.add_argument("--play", action="store_true", help="steer with arrows or w a s d, in this terminal")
     use.add_argument("--score", action="store_true", help="measure --n clips of each kind (256), write a .score.json "
-                     "beside the checkpoint; obeys --seed, --steps, --guidance, --sampler, --device")
+                     "beside the checkpoint, or in out/ of weights that come along; obeys --seed, --steps, --guidance, --sampler, --device")
     add("--mnist-test", metavar="FILE", help="of --score: predict the clips of mnist_test_seq.npy (64x64)")
     add_how(parser)
     args = parser.parse_args(argv)
@@ -111,7 +111,8 @@ def check_flags(args):
     if others and len(parts_of(args.prompt)) > 1:
         raise InputError(f"--prompt {args.prompt!r}: one that changes goes with text, --image and --extend")
     if args.places is not None and not args.score and (given or not args.prompt):
-        raise InputError(f"--places {args.places}: expected --prompt, and nothing given to begin with")
+        why = "what is given to begin with shows where things are" if given else "expected --prompt"
+        raise InputError(f"--places {args.places}: {why}; leave it out")
     if args.play:
         check_terminal(0, 0)
     machine.use_device(args.device)
@@ -172,8 +173,8 @@ def print_notes(args, config, size, fps):
     words = max(len(words_in(part)) for part in parts_of(args.prompt))
     expected = config.digits + 1 if config.rule == "steered" else config.digits
     if words and not config.data and words != expected:
-        print(f"note: the captions of this model's training clips have {expected} words, yours {words}: "
-              "expect something in between")
+        print(f"note: words in a caption of this model's training clips: {expected}; in yours: {words}; expect "
+              "something in between")
     trained = trained_sizes(config)
     if not args.resize and tuple(size) not in trained:
         known = ", ".join(f"{height}x{width}" for height, width in trained)

@@ -33,8 +33,9 @@ def word_ids(prompt, words, n, device, unseen=0):
     """The prompt's words as ids (n,words): 1 for the first word of the vocabulary; no prompt: 0.
 
     "3, 8 at 60" is 3 before the video frame 60, and 8 from then on: ids (n,F,words), one caption for each
-    latent frame as far as they change; the last one holds for all that follow. unseen: how many video frames
-    of the first latent frame are not shown."""
+    latent frame as far as they change; the last one holds for all that follow. "any" is no caption, unless it
+    is a word of the vocabulary. unseen: how many video frames of the first latent frame are not shown."""
+    prompt = str(prompt)                                            # in a notebook 3 is "3"
     first, *changes = CHANGE.split(prompt)
     captions = [ids_of(first, words)]
     for change in changes:
@@ -55,7 +56,9 @@ def word_ids(prompt, words, n, device, unseen=0):
 
 
 def ids_of(text, words):
-    """The ids of the words in a text; [0] if it is empty."""
+    """The ids of the words in a text; [0] if it is empty, or "any" and that is no word."""
+    if text.strip().lower() == "any" and "any" not in words:
+        return [0]
     ids = []
     for word in words_in(text):
         if word not in words:
@@ -127,7 +130,7 @@ def read_places(text, n, frames, size):
     if any((points >= size).any() for points in paths):
         raise InputError(f"{named}: expected y from 0 to {size[0] - 1}, x from 0 to {size[1] - 1}")
     if len({len(points) > 1 for points in paths}) > 1:
-        raise InputError(f"{named}: expected a point for each word, or a path for each")
+        raise InputError(f"{named}: expected a point for each word, or a path for each, not both")
     if max(map(len, paths)) > max(frames, 1):
         raise InputError(f"{named}: a path of {max(map(len, paths))} points; expected up to {frames}, one for each 4 "
                          "frames of a window")

@@ -37,7 +37,7 @@ def test_a_complaint_is_one_line_without_traceback(tmp_path, name):
     ("--level-shift 11", "level_shift 11.0: expected -10 to 10"), ("--level-shift -11", "level_shift -11"),
     ("--ema 1.5", "ema 1.5"), ("--save-every 0", "save_every 0"), ("--log-every 0", "log_every 0"),
     ("--steps 0", "steps 0"), ("--seed -1", "seed -1"), (f"--seed {2 ** 63}", "seed 9223372036854775808"),
-    ("--lr nan", "lr nan"), ("--lr inf", "lr inf"), ("--muon -1", "muon -1"), ("--stride 0", "stride 0"),
+    ("--lr nan", "lr nan"), ("--lr inf", "lr inf"), ("--level-shift nan", "expected -10 to 10"), ("--muon -1", "muon -1"), ("--stride 0", "stride 0"),
     ("--noise-steps 0", "noise_steps 0"), ("--vae-steps 0", "vae-steps 0"),
     ("--device abacus", "device abacus"), ("--guidance nan", "guidance nan: expected a finite number"),
     ("--until 0", "until 0: expected 1 or more"), ("--resume --overwrite", "leave one of them out"),

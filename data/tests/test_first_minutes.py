@@ -173,7 +173,7 @@ def test_the_bar_moves_with_denoising_steps(sampler, calls):
 
 @pytest.mark.parametrize("flags,words", [
     (["--size", "48x64"], "48x64 was not trained, only 32x32"),
-    (["--prompt", "3 7"], "have 1 words, yours 2"),
+    (["--prompt", "3 7"], "training clips: 1; in yours: 2"),
     (["--fps", 60, "--out", "x.gif"], "a .gif plays 50 frames a second, not 60"),
     (["--fps", 40, "--out", "x.gif"], "a .gif plays 50 frames a second, not 40"),
     (["--guidance", 2], "--guidance has no effect without --prompt")])

@@ -19,7 +19,8 @@ def ids(prompt, words=DIGITS, n=1, **options):
     ("3", [[4]]), ("", [[0]]), ("3 7", [[4, 8]]),
     ("3, 8 at 8", [[[4], [4], [9]]]), ("3,8 at 8", [[[4], [4], [9]]]), ("3,  8\tAT  8 ", [[[4], [4], [9]]]),
     ("3, 8 at 4, 1 at 12", [[[4], [9], [9], [2]]]),
-    ("3 7, 8 at 4", [[[4, 8], [9, 0]]]), (", 8 at 4", [[[0], [9]]])])
+    ("3 7, 8 at 4", [[[4, 8], [9, 0]]]), (", 8 at 4", [[[0], [9]]]),
+    ("any", [[0]]), ("3 7, Any at 4", [[[4, 8], [0, 0]]]), (3, [[4]])])
 def test_each_latent_frame_has_the_words_of_its_time(prompt, expected):
     got = ids(prompt)
     assert got == expected, f"{prompt!r}: expected {expected} (one for each latent frame), got {got}"
@@ -34,6 +35,7 @@ def test_a_comma_or_an_at_of_a_caption_is_no_time():
     """A folder's captions may hold commas, or the word "at"."""
     words = ["a", "cat", "look", "at", "5", "dog"]
     assert ids("a cat, a dog", words) == [[1, 2, 1, 6]], "the comma of a caption was taken for a change"
+    assert ids("a cat, any at 4", ["a", "any", "cat"]) == [[[1, 3], [2, 0]]], "\"any\" is a word of this vocabulary"
     assert ids("look at 5", words) == [[3, 4, 5]], "the first part has no time: \"at 5\" are words of it"
     assert ids("a dog, look at 5 at 8", words) == [[[1, 6, 0], [1, 6, 0], [3, 4, 5]]], (
         "of \"look at 5 at 8\" only the last is a time")
@@ -204,7 +206,7 @@ def test_places_that_cannot_be(text, words):
 
 @pytest.mark.parametrize("flags,words", [
     (["--prompt", "5", "--places", "9,9"], "say no places"), (["--places", "9,9"], "expected --prompt"),
-    (["--prompt", "5", "--places", "9,9", "--extend", "x.npy"], "nothing given to begin with")])
+    (["--prompt", "5", "--places", "9,9", "--extend", "x.npy"], "what is given to begin with shows where things are")])
 def test_places_without_use(ckpt, tmp_path, capsys, flags, words):
     said = complaint(capsys, sample.main, "--ckpt", ckpt, "--out", tmp_path / "x.gif", *flags)
     assert words in said and "9,9" in said, f"{flags}: got {said!r}"

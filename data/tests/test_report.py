@@ -47,7 +47,8 @@ def test_the_report_says_where_training_stands(tmp_path, capsys, monkeypatch):
         clock[0] += 90 if run.step == 5 else 3                                  # one of them with a preview
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1 and said[0].startswith("VAE: 3 s a step")
-    assert re.search(r"it will be done at .*\(in 5 min\), the transformer about at .*\(in 12 min\)", said[0])
+    assert re.search(r"it will be done at .*\(in 5 min\), the transformer about at .*\(in 12 min\), and then .* samples",
+                     said[0]), f"got {said[0]!r}"
     assert [report.amount(s) for s in (0.21, 720, 9000)] == ["0.21 s", "12 min", "2.5 h"]
     run.stage, run.args.until = "dit", 30
     for run.step in range(1, 40):
@@ -56,6 +57,12 @@ def test_the_report_says_where_training_stands(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out.splitlines()
     slow = "a step takes 18 s, 6 times what its 3 GFLOP should cost here: is"
     assert len(said) == 2 and said[1].startswith(slow)
+    assert "samples" not in said[0], "with --until 30 no samples come"
+    remedies = {}
+    for threads in (1, 2):
+        monkeypatch.setattr(report.torch, "get_num_threads", lambda: threads)
+        remedies[threads] = run.report.forecast(run, 50, 18.5)[1]
+    assert "OMP_NUM_THREADS=1" in remedies[2] and "OMP_NUM" not in remedies[1], f"with one thread: {remedies[1]}"
 
 
 def test_a_preset_says_what_to_expect_at_its_start_and_end(tmp_path, capsys, monkeypatch):

@@ -46,6 +46,24 @@ def test_a_resumed_run_is_as_if_never_stopped(trained, tmp_path, quick, stop_at)
     assert_same_run(trained, tmp_path)
 
 
+def test_ctrl_c_in_the_last_preview_of_a_stage_is_obeyed(trained, tmp_path, quick, monkeypatch):
+    """Previews take long, and after that of the last step no step looks at signals; nothing is lost by it."""
+    begin = [*RUN, "--out", tmp_path]
+    for stage, step in (("vae", 20), ("dit", 9)):
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "preview", lambda run: (run.stage, run.step) == (stage, step)
+                          and os.kill(os.getpid(), signal.SIGINT))
+            with pytest.raises(SystemExit) as ended:
+                call(train.main, *begin)
+        state = load_checkpoint(tmp_path / "sora.pt")
+        assert (ended.value.code, state["stage"], state["step"]) == (130, stage, step), (
+            f"expected exit code 130 and a checkpoint of {stage} {step}, got {ended.value.code}, {state['stage']} "
+            f"{state['step']}")
+        begin = ["--resume", "--out", tmp_path, "--device", "cpu"]
+    call(train.main, *begin)
+    assert_same_run(trained, tmp_path)
+
+
 def test_a_signal_to_the_process_saves_and_the_run_goes_on(tmp_path, quick, capsys):
     """SIGTERM, as batch systems send it: exit code 143, one line, and nothing is lost."""
     flags = [*NETS, *("--steps 40 --batch 2 --vae-steps 2 --vae-batch 2 --log-every 1 "

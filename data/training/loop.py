@@ -45,10 +45,12 @@ def steps_to_do(run, total):
             run.log.write(run.stage, run.step, run.seconds, run.rank == 0)
         if keep:
             save(run)
-        if run.rank == 0 and (last or run.step % c.save_every == 0):
-            run.preview(run)
-            bar.unpause()                                           # a preview is no step: rates stay true
-        if stop:
+        if last or run.step % c.save_every == 0:
+            if run.rank == 0:
+                run.preview(run)
+                bar.unpause()                                       # a preview is no step: rates stay true
+            stopped = stopped or any_process(run, run.stop)         # Ctrl-C meanwhile: the step is saved
+        if stop or stopped:
             if run.rank == 0:
                 print(f"\nstopped at {run.stage} step {run.step} and saved; go on with --resume")
             sys.exit(128 + stopped if stopped else 0)               # as a shell says it

@@ -81,11 +81,15 @@ class Report:
         if run.stage == "vae":
             later = min(c.steps, until) * seconds * self.flops["dit"] / self.flops["vae"]
             line += f", the transformer about {clock(left * seconds + later)}"
+        if c.steps <= until:
+            line += ", and then come 64 samples"
         flops = self.flops[run.stage] / run.world
         times = seconds * self.rate / flops
         if times <= SLOW or seconds < OVERHEAD:
             return [line]
-        remedy = "is something else using the cores? OMP_NUM_THREADS=1 may be faster then"
+        remedy = "is something else using the cores?"
+        if torch.get_num_threads() > 1:
+            remedy += " OMP_NUM_THREADS=1 may be faster then"
         if torch.device(run.device).type != "cpu":
             remedy = "the network may be too small to fill this device; a larger batch then costs little more"
         return [line, f"a step takes {amount(seconds)}, {times:.0f} times what its {flop(flops)} should cost "
