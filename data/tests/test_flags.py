@@ -6,6 +6,7 @@ import pytest
 
 import sample
 import train
+from data.runtime.config import trained_sizes
 
 GONE = "--history-guidance --stills --forcing --context-noise --both-ways --remember".split()
 
@@ -44,3 +45,9 @@ def test_every_field_of_the_config_is_a_flag_with_its_help(capsys):
         text = " ".join(item.metadata["help"].split())
         assert f"--{item.name.replace('_', '-')} " in printed, f"--help: no flag for {item.name}"
         assert text in printed, f"--help: expected {text!r} for {item.name}"
+
+
+def test_a_size_of_several_shapes_is_told_once():
+    shapes = "1x64x64:2 20x64x64:2 8x32x48:1"
+    got = trained_sizes(train.TrainConfig(shapes=shapes))
+    assert got == [(64, 64), (32, 48)], f"{shapes}: expected each size once, got {got}"
