@@ -147,8 +147,9 @@ def make_job(models, prompt, n=1, seed=0, size=None, windows=None, unseen=0, pla
     """
     config, device = models.config, models.vae.mean.device
     height, width = size or (config.height, config.width)
-    sampling = dict(steps=config.sample_steps, guidance=config.guidance if prompt else 1.0) | sampling
     caption = word_ids(prompt, models.words, n, device, unseen)
+    guidance = config.guidance if (caption > 0).any() else 1.0
+    sampling = dict(steps=config.sample_steps, guidance=guidance) | sampling
     return SimpleNamespace(
         models=models, denoiser=(models.dit, models.process), config=config,
         windows=windows or window_of(config), caption=caption, size=(height, width), seeds=range(seed, seed + n),

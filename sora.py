@@ -272,7 +272,7 @@ def rotate(x, rope):
 # clean and noisy frames can stand in one clip: this is what all of section 8 builds on.
 
 def norm(x):
-    """LayerNorm over the last axis, with no learned scale and shift: `modulate` follows, or a gain."""
+    """LayerNorm over the last axis, with no learned scale and shift (`modulate` follows; queries get a gain)."""
     return nnf.layer_norm(x, x.shape[-1:])
 
 

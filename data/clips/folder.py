@@ -97,7 +97,9 @@ class ClipFolder:
         """What to say if there is nothing to train on, or nothing to hold out."""
         line = (f"--data {config.data}: {len(usable['train'])} clips of {need} frames or more to train "
                 f"on, {len(usable['heldout'])} to hold out (--heldout {config.heldout!r}), "
-                f"{len(self.skipped)} skipped; expected some of each: name some to hold out with --heldout")
+                f"{len(self.skipped)} skipped; expected some of each")
+        if usable["train"]:
+            line += ": name others to hold out with --heldout"
         reasons = [f"{name}: {why}" for name, why in self.skipped.items()]
         return "; ".join([line, *reasons[:3]])
 

@@ -61,4 +61,4 @@ class World:
 
     def decode(self, latent):
         """Latent (n,C,F,h,w) -> the video's next 4F frames; the decoder goes on where it was."""
-        return self.vae.decode(latent, self.cache).clamp(-1, 1).cpu()
+        return self.vae.decode(latent, self.cache).cpu()

@@ -90,7 +90,7 @@ def without_effect(config, given, borrowed_vae=False):
     cases = (
         (config.data, "mnist rule digits digit_size placed", "clips come from --data"),
         (not config.data, "heldout stride rate cache", "there is no --data"),
-        (config.shapes, "height width frames batch", "shapes say it, of --shapes or of the preset"),
+        (config.shapes, "height width frames batch", "there are shapes (--shapes, or of preset or checkpoint)"),
         (config.process == "sit", "prediction noise_steps", "the process is sit"),
         (config.anchors == 0, "reach", "--anchors is 0"),
         (config.reach == 0, "anchors", "--reach is 0"),

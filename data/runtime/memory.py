@@ -1,7 +1,7 @@
 """Whether a machine has the memory for what is asked, by an estimate made before any is taken.
 
 The estimates are low: they count weights, clips and the largest activations. So what they refuse
-could not have worked, and what they let pass may still be too large. A tenth of the memory is for all else.
+would hardly have worked, and what they let pass may still be too large. A tenth of the memory is for all else.
 """
 import os
 from dataclasses import replace
@@ -61,16 +61,22 @@ def check_training(config, device="cpu", parts=1):
     for frames, height, width, n in shapes:
         size = f"{frames}x{height}x{width}"
         clip = clip_bytes(config, frames, height, width)
-        check_memory(f"vae_batch {config.vae_batch} of {size}", config.vae_batch / parts * clip, device)
+        check_memory(f"vae_batch {config.vae_batch} of {size}", config.vae_batch / parts * clip, device,
+                     remedy(config.vae_batch, parts))
         tokens = max(frames // TIME, 1) * (height // cell) * (width // cell)
-        kept = NUMBER * kept_by_blocks(device) * config.dim * config.depth * tokens         # of a clip
-        check_memory(f"batch {n} of {size}", n / parts * kept, device, "ask for less, or split it by --accumulate")
+        taken = NUMBER * taken_by_blocks(device) * config.dim * config.depth * tokens         # of a clip
+        check_memory(f"batch {n} of {size}", n / parts * taken, device, remedy(n, parts))
 
 
-def kept_by_blocks(device):
-    """Numbers that a block keeps of a token for the way back, as multiples of dim. Measured: in float32 on a CPU
-    37 to 44; in bfloat16 34 on a CPU and 20 on an H200, compiled."""
-    plain = torch.device(device).type == "cpu" and not machine.has_bfloat16(device)
+def remedy(n, parts):
+    """What to do if one of the parts of n clips does not fit."""
+    return "ask for less, or split it by --accumulate" if n > parts else "ask for less"
+
+
+def taken_by_blocks(device):
+    """Numbers that a block takes for a token, there and back, as multiples of dim. Measured as peaks: in float32 on
+    a CPU 36 to 44; in bfloat16 34 on a CPU and 20 on an H200, compiled."""
+    plain = torch.device(device).type != "cuda" and not machine.has_bfloat16(device)
     return 36 if plain else 16
 
 

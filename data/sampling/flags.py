@@ -42,7 +42,8 @@ def parse(description, argv=None):
                                                     "at most a window of it")
     use.add_argument("--play", action="store_true", help="steer with arrows or w a s d, in this terminal")
     use.add_argument("--score", action="store_true", help="measure --n clips of each kind (256), write a .score.json "
-                     "beside the checkpoint, or in out/ of weights that come along; obeys --seed, --steps, --guidance, --sampler, --device")
+                     "beside the checkpoint (in out/ for weights that come along); obeys --seed, --steps, --guidance, "
+                     "--sampler, --device")
     add("--mnist-test", metavar="FILE", help="of --score: predict the clips of mnist_test_seq.npy (64x64)")
     add_how(parser)
     args = parser.parse_args(argv)
@@ -111,7 +112,7 @@ def check_flags(args):
     if others and len(parts_of(args.prompt)) > 1:
         raise InputError(f"--prompt {args.prompt!r}: one that changes goes with text, --image and --extend")
     if args.places is not None and not args.score and (given or not args.prompt):
-        why = "what is given to begin with shows where things are" if given else "expected --prompt"
+        why = "the given clip or picture shows where things are" if given else "expected --prompt"
         raise InputError(f"--places {args.places}: {why}; leave it out")
     if args.play:
         check_terminal(0, 0)
@@ -170,7 +171,7 @@ def print_notes(args, config, size, fps):
         if abs(plays - fps) > 0.02 * fps:
             print(f"note: a .gif plays {plays:.3g} frames a second, not {fps:g}: it shows each for whole hundredths of "
                   "a second, at least two; .mp4 plays any rate")
-    words = max(len(words_in(part)) for part in parts_of(args.prompt))
+    words = max(len([word for word in words_in(part) if word != "any"]) for part in parts_of(args.prompt))
     expected = config.digits + 1 if config.rule == "steered" else config.digits
     if words and not config.data and words != expected:
         print(f"note: words in a caption of this model's training clips: {expected}; in yours: {words}; expect "

@@ -35,7 +35,7 @@ def word_ids(prompt, words, n, device, unseen=0):
     "3, 8 at 60" is 3 before the video frame 60, and 8 from then on: ids (n,F,words), one caption for each
     latent frame as far as they change; the last one holds for all that follow. "any" is no caption, unless it
     is a word of the vocabulary. unseen: how many video frames of the first latent frame are not shown."""
-    prompt = str(prompt)                                            # in a notebook 3 is "3"
+    prompt = "" if prompt is None else str(prompt)                  # in a notebook 3 is "3"
     first, *changes = CHANGE.split(prompt)
     captions = [ids_of(first, words)]
     for change in changes:
@@ -56,16 +56,16 @@ def word_ids(prompt, words, n, device, unseen=0):
 
 
 def ids_of(text, words):
-    """The ids of the words in a text; [0] if it is empty, or "any" and that is no word."""
-    if text.strip().lower() == "any" and "any" not in words:
-        return [0]
-    ids = []
-    for word in words_in(text):
+    """The ids of the words in a text, of "any" none if it is no word of the vocabulary; [0] if there are none."""
+    ids, named = [], words_in(text)
+    for word in named:
+        if word == "any" and word not in words:
+            continue
         if word not in words:
             hint = '; a prompt that changes is written "3, 8 at 60"' if word in ("at", "from") else ""
             raise InputError(f"prompt word {word!r} is not known; this checkpoint knows {', '.join(words)}{hint}")
         ids.append(words.index(word) + 1)
-    if text.strip() and not ids:
+    if text.strip() and not named:
         raise InputError(f"--prompt {text!r}: no word in it; expected some of {', '.join(words)}")
     return ids or [0]
 
@@ -73,7 +73,8 @@ def ids_of(text, words):
 def told_where(job):
     """The caption of a job (see sample.py) whose video begins with nothing; in its first window it says where
     things are, if the captions of training clips did."""
-    why_not = why_no_places(job.config, job.size) if (job.caption > 0).any() else "there is no prompt"
+    caption = job.caption if job.places is None or job.caption.ndim == 2 else job.caption[:, 0]
+    why_not = why_no_places(job.config, job.size) if (caption > 0).any() else "the prompt begins with no word"
     if why_not and job.places is not None:
         raise InputError(f"--places {job.places}: {why_not}; leave it out")
     if why_not:

@@ -56,6 +56,21 @@ def test_text_gets_a_window_of_places(placed, told, tmp_path):
     assert (digits_of(caption, 2) == torch.tensor([4, 8])).all(), "the prompt's words"
 
 
+def test_a_prompt_without_words_has_no_places_and_no_guidance(placed, tmp_path, capsys):
+    """None, "" and "any" are no caption; 0, which a notebook may say, is the word "0"."""
+    models = load_models(placed)
+    usual = models.config.guidance
+    for prompt, guidance in ((None, 1), ("", 1), ("any", 1), (0, usual), ("any, 3 at 8", usual)):
+        got = sample.make_job(models, prompt).sampling["guidance"]
+        assert got == guidance, f"prompt {prompt!r}: expected guidance {guidance}, got {got}"
+    for prompt in ("any", "any, 3 7 at 8"):
+        said = complaint(capsys, sample.main, "--ckpt", placed, "--prompt", prompt, "--places", "9,9", "--out",
+                         tmp_path / "x.gif")
+        assert "begins with no word" in said, f"{prompt!r}: got {said!r}"
+    call(sample.main, "--ckpt", placed, "--prompt", "any", "--out", tmp_path / "x.gif")
+    assert "words in a caption" not in capsys.readouterr().out, "\"any\" is not one word of two"
+
+
 @pytest.mark.parametrize("rule", ["official", "stochastic"])
 def test_places_can_be_given(placed, told, tmp_path, rule):
     """A point: a path from there; a path: as it is."""
@@ -119,7 +134,7 @@ def test_other_sizes_and_worlds(placed, capsys, tmp_path):
     assert "9,9 9,9" in said and "16x16 is not of 20 to 1,000 pixels" in said, said
     with pytest.raises(sora.InputError, match="say no places"):
         sample.text_to_video(load_models(SHIPPED, "cpu"), "5", places="9,9")
-    with pytest.raises(sora.InputError, match="no prompt"):
+    with pytest.raises(sora.InputError, match="begins with no word"):
         sample.text_to_video(load_models(placed, "cpu"), "", places="9,9")
     said = complaint(capsys, train.main, *RUN, "--rule", "steered", "--placed", 0.5, "--out", tmp_path / "out")
     assert "placed 0.5" in said and "expected 0" in said, said

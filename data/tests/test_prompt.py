@@ -20,7 +20,7 @@ def ids(prompt, words=DIGITS, n=1, **options):
     ("3, 8 at 8", [[[4], [4], [9]]]), ("3,8 at 8", [[[4], [4], [9]]]), ("3,  8\tAT  8 ", [[[4], [4], [9]]]),
     ("3, 8 at 4, 1 at 12", [[[4], [9], [9], [2]]]),
     ("3 7, 8 at 4", [[[4, 8], [9, 0]]]), (", 8 at 4", [[[0], [9]]]),
-    ("any", [[0]]), ("3 7, Any at 4", [[[4, 8], [0, 0]]]), (3, [[4]])])
+    ("any", [[0]]), ("3 7, Any. at 4", [[[4, 8], [0, 0]]]), (0, [[1]]), (None, [[0]])])
 def test_each_latent_frame_has_the_words_of_its_time(prompt, expected):
     got = ids(prompt)
     assert got == expected, f"{prompt!r}: expected {expected} (one for each latent frame), got {got}"
@@ -206,7 +206,7 @@ def test_places_that_cannot_be(text, words):
 
 @pytest.mark.parametrize("flags,words", [
     (["--prompt", "5", "--places", "9,9"], "say no places"), (["--places", "9,9"], "expected --prompt"),
-    (["--prompt", "5", "--places", "9,9", "--extend", "x.npy"], "what is given to begin with shows where things are")])
+    (["--prompt", "5", "--places", "9,9", "--extend", "x.npy"], "the given clip or picture shows where things are")])
 def test_places_without_use(ckpt, tmp_path, capsys, flags, words):
     said = complaint(capsys, sample.main, "--ckpt", ckpt, "--out", tmp_path / "x.gif", *flags)
     assert words in said and "9,9" in said, f"{flags}: got {said!r}"

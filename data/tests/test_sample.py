@@ -55,7 +55,7 @@ def test_a_prompt_is_the_ids_of_its_words(make, monkeypatch):
 
 
 def test_a_prompt_of_another_length_is_noted(make):
-    assert "have 1 words, yours 2" in make("--prompt", "3 7", "--frames", 4).printed, (
+    assert "training clips: 1; in yours: 2" in make("--prompt", "3 7", "--frames", 4).printed, (
         "no note about two words")
 
 

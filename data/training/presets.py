@@ -27,8 +27,8 @@ class TrainConfig(ClipConfig):
 PRESETS = {
     "tiny": TrainConfig(),
     # Two digits on 64x64, the standard moving MNIST, on a CPU. Stills are cheap, and drawing is learned from
-    # many; moving, from clips of 20 frames. Captions say where digits are (placed): else both
-    # often become the same one (section 4 of sora.py, `nearness`).
+    # many (the VAE sees 4 moving frames instead); moving, from clips of 20. Captions say where digits are
+    # (placed): else both often become the same one (section 4 of sora.py, `nearness`).
     "small": TrainConfig(height=64, width=64, frames=20, digits=2, digit_size=28, shapes="1x64x64:8 20x64x64:6",
                          latent_channels=16, vae_width=56, vae_steps=28000, vae_batch=6, vae_shift=0.5,
                          placed=0.9, known=0.6, steps=7000, muon=1e-2, ema=0.999),
