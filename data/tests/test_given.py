@@ -194,7 +194,7 @@ def test_a_file_that_is_not_the_published_test_is_refused(trained, tmp_path, cap
 
 def test_a_clip_too_long_for_the_memory_is_refused_while_it_is_read(tmp_path, monkeypatch):
     np.save(tmp_path / "long.npy", counting(2000, 32, 32))
-    monkeypatch.setattr(memory, "available", lambda device: 3e6)
+    monkeypatch.setattr(memory, "available", lambda device: 3e6 / 0.9)
     with pytest.raises(InputError, match="long.npy: .* frames of 32x32 or more.*that would take about 3 MB"):
         given_clip(tmp_path / "long.npy", MINI)
     clip, _ = given_clip(tmp_path / "long.npy", MINI, most=20)
