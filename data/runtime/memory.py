@@ -62,13 +62,13 @@ def check_training(config, device="cpu", parts=1):
         size = f"{frames}x{height}x{width}"
         clip = clip_bytes(config, frames, height, width)
         check_memory(f"vae_batch {config.vae_batch} of {size}", config.vae_batch / parts * clip, device,
-                     remedy(config.vae_batch, parts))
+                     what_to_do(config.vae_batch, parts))
         tokens = max(frames // TIME, 1) * (height // cell) * (width // cell)
         taken = NUMBER * taken_by_blocks(device) * config.dim * config.depth * tokens         # of a clip
-        check_memory(f"batch {n} of {size}", n / parts * taken, device, remedy(n, parts))
+        check_memory(f"batch {n} of {size}", n / parts * taken, device, what_to_do(n, parts))
 
 
-def remedy(n, parts):
+def what_to_do(n, parts):
     """What to do if one of the parts of n clips does not fit."""
     return "ask for less, or split it by --accumulate" if n > parts else "ask for less"
 
