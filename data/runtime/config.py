@@ -77,9 +77,7 @@ def check_value(name, kind, value):
     if name == "guidance":
         low = -math.inf
     if not low <= value <= high or value == -math.inf:
-        expected = f"{low} or more"
-        if name in SHARES or name == "level_shift" or value > high:
-            expected = f"{low} to {high:g}"
+        expected = f"{low} to {high:g}" if name in MOST or value > high else f"{low} or more"
         if low == -math.inf:
             expected = "a finite number"
         raise InputError(f"{name} {value}: expected {expected}")
